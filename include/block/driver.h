@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What a driver provides.
+ *
+ * Requests arrive validated: inside the node, within and aligned to its limits, write-like ones only if it is not read-only.
+ * They arrive from any thread, many at once: a driver has its own locks (util/co-lock.h), their order written where they are
+ * declared.  Control functions run as coroutines of the control thread and may do I/O through the node's edges.
+ *
+ * A driver never keeps Node pointers of other nodes; it keeps edges (n->file, n->backing).
+ */
+#ifndef BLOCK_DRIVER_H
+#define BLOCK_DRIVER_H
+
+#include "block/io.h"
+#include "block/node.h"
+
+struct BlockdevOptions;
+struct ImageInfoSpecific;
+struct BlockdevRef;
+struct BlockdevRefOrNull;
+
+/* What a driver can tell about an image; strings are the caller's to free. */
+typedef struct ImageFacts {
+    uint64_t cluster_size;     /* 0: has none */
+    int64_t actual_size;       /* bytes on disk, -1: unknown */
+    bool dirty, has_dirty;     /* not cleanly shut down */
+    bool compressed;
+    char *backing_file, *backing_format; /* as in the header; NULL: none */
+    struct ImageInfoSpecific *specific;  /* qapi type; NULL: none */
+} ImageFacts;
+void image_facts_clear(ImageFacts *f);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ImageFacts, image_facts_clear)
+
+/* What a new image shall be. */
+typedef struct CreateSpec {
+    uint64_t size;              /* bytes of the virtual disk */
+    const char *backing_file;   /* NULL: none */
+    const char *backing_format; /* NULL: none */
+    uint64_t cluster_size;      /* 0: the driver's default */
+} CreateSpec;
+
+struct BlockDriver {
+    const char *name; /* as in BlockdevDriver: "qcow2" */
+    bool is_protocol, is_filter;
+    bool supports_backing;
+    size_t state_size;
+
+    /* ---- control: coroutines of the control thread ---- */
+
+    /* Opens with the options of its branch; children through node_open_child().  Sets n->size, n->limits, n->filename (protocols)
+     * and may set n->read_only (auto-read-only).  On failure it has released everything of its own; children attached
+     * are detached by the caller. */
+    bool coroutine_fn (*open)(Node *n, const struct BlockdevOptions *options, Error **errp);
+    /* No request is in the node and none will come; children are still attached.  Writes back what it holds if n is not
+     * read-only; failures are logged. */
+    void coroutine_fn (*close)(Node *n);
+
+    /* Format and filter: what the node needs from and shares on a child, given what its own parents need and share. */
+    void (*child_perm)(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
+                       unsigned *shared);
+    /* Protocols: cumulative permissions change.  prepare takes what is needed beside what is held (locks; a descriptor that can
+     * write) and may fail; then exactly one of commit (drops what is no longer needed) and abort (back to before). */
+    bool coroutine_fn (*perm_prepare)(Node *n, unsigned perm, unsigned shared, Error **errp);
+    void (*perm_commit)(Node *n, unsigned perm, unsigned shared);
+    void (*perm_abort)(Node *n);
+
+    /* Making a node read-only without a pause (an old node after its cut).  prepare gets what commit needs (a read-only
+     * descriptor), while requests run.  commit: no write-like request is in the node and n->read_only is set; what the driver
+     * holds for writing is flushed before by the caller and given up here, cannot fail; it may suspend.  NULL: nothing to do. */
+    bool coroutine_fn (*ro_prepare)(Node *n, Error **errp);
+    void coroutine_fn (*ro_commit)(Node *n);
+    void coroutine_fn (*ro_abort)(Node *n);
+
+    bool coroutine_fn (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
+
+    /* Formats that record a backing file.  NULL strings: none.  Durable when it returns. */
+    bool coroutine_fn (*set_backing_string)(Node *n, const char *file, const char *format, Error **errp);
+    /* Formats: writes a new image into `file` (an empty protocol node opened read-write, reached through an edge), complete and
+     * flushed when it returns. */
+    bool coroutine_fn (*create)(Edge *file, const CreateSpec *spec, Error **errp);
+    /* True if the first `len` bytes of a file look like this format (probing). */
+    bool (*probe)(const uint8_t *buf, size_t len);
+
+    /* ---- requests: coroutines of any loop; iov->size is the length ---- */
+    int coroutine_fn (*preadv)(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
+    /* flags: REQ_FUA only if has_fua. */
+    int coroutine_fn (*pwritev)(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
+    bool has_fua;
+    /* -ENOTSUP: the caller writes zeroes instead. */
+    int coroutine_fn (*pwrite_zeroes)(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags);
+    /* -ENOTSUP counts as done. */
+    int coroutine_fn (*pdiscard)(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
+    /* Formats: writes back what they hold into the file below, in the order the format demands; the caller flushes the
+     * child n->file afterwards.  Protocols: makes durable. */
+    int coroutine_fn (*flush)(Node *n, Request *r);
+    int coroutine_fn (*truncate)(Node *n, Request *r, uint64_t size, bool exact);
+    /* As edge_block_status(). NULL: data, or for filters what the child says. */
+    int coroutine_fn (*block_status)(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
+                                     bool precise, uint64_t *ret_bytes, HostOffset *ret_map);
+};
+
+/* Drivers register once at start. */
+void driver_register(const BlockDriver *driver);
+const BlockDriver *driver_find(const char *name);
+/* The format a file's beginning shows; raw if none other does.  buf: at least 512 bytes or the whole file. */
+const BlockDriver *driver_probe(const uint8_t *buf, size_t len);
+
+/* For open(): opens or looks up the child that `ref` names, with options inherited from n as the role demands, and attaches it
+ * with the permissions that child_perm() says.  name: "file", "backing".  Sets n->file or n->backing. */
+bool coroutine_fn node_open_child(Node *n, const struct BlockdevRef *ref, const char *name, EdgeRole role, Error **errp);
+/* For open() of formats with backing chains: attaches the backing that the options say (a reference, a definition, or null), or, when
+ * `option` is NULL, the one that the header names (file may be NULL: none; relative names are resolved against n's own
+ * filename; no format: probed, with a warning).  Loops are refused: "Making '…' a backing child of '…' would create a cycle"
+ * or, by file name, "Backing file '…' creates an infinite loop." */
+bool coroutine_fn node_open_backing(Node *n, const struct BlockdevRefOrNull *option, const char *file, const char *format,
+                                    Error **errp);
+
+/* child_perm() for formats (metadata written whenever the node is not read-only) and for filters. */
+void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
+                       unsigned *shared);
+void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
+                       unsigned *shared);
+
+extern const BlockDriver driver_file, driver_raw, driver_qcow2, driver_null_co, driver_null_aio;
+#ifdef CONFIG_TEST_DRIVERS
+extern const BlockDriver driver_simdisk;
+#endif
+
+#endif

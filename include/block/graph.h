@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Building and asking the graph.  All functions: control thread; those that may suspend are coroutines.
+ */
+#ifndef BLOCK_GRAPH_H
+#define BLOCK_GRAPH_H
+
+#include "block/driver.h"
+#include "block/node.h"
+
+struct BlockdevOptions;
+struct BlockDeviceInfo;
+struct BlockDeviceInfoList;
+struct XDbgBlockGraph;
+
+/* Flags of node_open(). */
+typedef enum NodeOpenFlags {
+    NODE_OPEN_HIDDEN = 1 << 0,     /* N3; node_show() ends it */
+    NODE_OPEN_NO_BACKING = 1 << 1, /* formats: open without the backing that the header names */
+    NODE_OPEN_READ_ONLY = 1 << 2,  /* default for read-only when the options do not say */
+} NodeOpenFlags;
+
+/* Opens a node and what is below it.  Options are those of blockdev-add; missing node-names are generated ("#block…").
+ * `reserver`: whoever reserved the node name, or NULL.  The caller owns one reference. */
+Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned flags, const void *reserver, Error **errp);
+void node_show(Node *n);
+/* Lookup as QMP's (device, node-name) pairs do: "Cannot find device='%s' nor node-name='%s'". */
+Node *node_lookup(const char *device, const char *node_name, Error **errp);
+/* Waits (10 s at most) while a running transaction has the node reserved.  Error: "Node '%s' is busy: …" */
+bool coroutine_fn node_wait_unreserved(Node *n, Error **errp);
+
+/* "file.qcow2" of "/dir/file.qcow2" is resolved against `relative_to`'s directory; absolute names and names with a protocol
+ * prefix stay.  Freed by the caller. */
+char *filename_resolve(const char *relative_to, const char *name);
+
+/* Makes n read-only, given up for writing down to the file: ro_prepare, then ro_commit or ro_abort, over the subtree that n
+ * alone uses. */
+bool coroutine_fn node_ro_prepare(Node *n, Error **errp);
+void coroutine_fn node_ro_commit(Node *n);
+void coroutine_fn node_ro_abort(Node *n);
+
+/* Replies of queries.  flat: no nested backing images. */
+struct BlockDeviceInfo *coroutine_fn node_query_info(Node *n, bool flat, Error **errp);
+struct XDbgBlockGraph *graph_query(void);
+
+#endif
