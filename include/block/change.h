@@ -26,6 +26,8 @@ void change_free(Change *c);
 /* At arm, every edge that then leads to old_node, except `barrier`, shall lead to new_node.  barrier: the EDGE_COW edge (in new_node or
  * below it) that leads to old_node; copies through it wait until old_node is settled.  References are taken. */
 void change_add(Change *c, Node *old_node, Node *new_node, Edge *barrier);
+/* The same for stacks: where an earlier move of c leads to old_node, it shall lead to new_node instead. */
+void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier);
 
 /* Cannot fail, does not suspend; arm, record and cut may follow each other directly. */
 void change_arm(Change *c);

@@ -71,7 +71,8 @@ struct BlockDriver {
     void coroutine_fn (*ro_commit)(Node *n);
     void coroutine_fn (*ro_abort)(Node *n);
 
-    bool coroutine_fn (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
+    /* From memory, or by a call like fstat(2): must not suspend, or a query could show two states of the graph (T1). */
+    bool (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
 
     /* Formats that record a backing file.  NULL strings: none.  Durable when it returns. */
     bool coroutine_fn (*set_backing_string)(Node *n, const char *file, const char *format, Error **errp);

@@ -39,8 +39,12 @@ bool coroutine_fn node_ro_prepare(Node *n, Error **errp);
 void coroutine_fn node_ro_commit(Node *n);
 void coroutine_fn node_ro_abort(Node *n);
 
-/* Replies of queries.  flat: no nested backing images. */
-struct BlockDeviceInfo *coroutine_fn node_query_info(Node *n, bool flat, Error **errp);
+/* Shutdown: drops the monitor's references and waits until every node has closed or clock_ns() passed the deadline.
+ * False: some node did not close; the log names it. */
+bool coroutine_fn graph_close_all(int64_t deadline_ns);
+
+/* Replies of queries; they do not suspend.  flat: no nested backing images. */
+struct BlockDeviceInfo * node_query_info(Node *n, bool flat, Error **errp);
 struct XDbgBlockGraph *graph_query(void);
 
 #endif

@@ -113,9 +113,10 @@ struct Node {
     _Atomic uint64_t flushed_gen; /* those of them known to be durable */
     _Atomic bool unflushed_old;   /* an old node since its cut: not known flushed (T5) */
     _Atomic int flush_error;      /* sticky: negative errno of a flush that lost data (protocol nodes) */
-    _Atomic bool settling;        /* somebody waits for counts to become zero: who ends a request looks */
-    pthread_mutex_t settle_lock;  /* innermost; protects: */
-    CoQueue settle_waiters;
+    _Atomic unsigned write_waiters; /* coroutines that wait for writes and flushes to end ... */
+    _Atomic unsigned idle_waiters;  /* ... or for all requests; who ends a request looks at these */
+    pthread_mutex_t wait_lock;      /* innermost; protects: */
+    CoQueue waiters;
     CoMutex flush_lock;           /* one flush of the driver at a time; before any lock of the driver */
     CoRangeLock rmw_lock;         /* padded writes exclude overlapping ones; before any lock of the driver */
     Edge *file;    /* primary child: storage or filtered; NULL for protocols; constant after open */
@@ -128,6 +129,8 @@ struct Node {
     bool auto_read_only; /* opened read-write only if possible; follows its parents' needs (file) */
     bool user_read_only; /* read-only=on was asked for */
     bool backing_overridden; /* `backing` was given, not taken from the header */
+    struct BlockdevOptions *options; /* as opened, defaults and inherited ones filled in; children's are their own */
+    Node *opening_for;   /* while it opens: the node whose backing it will be */
     char *filename;     /* for people and backing strings; "json:{…}" where no plain name says it */
     unsigned refs;
     unsigned perm, shared; /* cumulative, N2 */

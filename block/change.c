@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The cut: re-pointing any number of edges at one instant, while requests run through them.
+ *
+ * States, and what holds in each
+ *
+ *   PLANNED --change_arm--> ARMED --change_cut--> CUT --change_settle--> (settled) --change_fold--> gone
+ *
+ *   PLANNED  C1  no edge knows of the change.
+ *   ARMED    C2  every edge of the change has `next` and `pending` set, in this order; all requests still decide for the old
+ *                node.  Barriers are up and old nodes are marked "not known flushed" already, so that the first request which
+ *                sees the cut finds both.
+ *   CUT      C3  a request that begins decides for the new node.  The flag never goes back: if one request saw it, every request
+ *                that was submitted after that one completed sees it too, on whichever disk and thread (completion is
+ *                published with release, the flag read with acquire).  That makes the old nodes a consistent cut.
+ *            C4  after the heavy barrier, the counts of an old node contain every request that decided for it.
+ *   settled  C5  no write-like request and no flush is in an old node and none will come; what it held is durable, unless an
+ *                error said otherwise.
+ *   fold     C6  edges lead to the new node before `pending` is cleared, with a grace period between: nobody can
+ *                have loaded the old node and then find no change.  Another grace period passes before the change is freed or an edge
+ *                is armed again.
+ *
+ * What the control thread's lists say (`target`, `parents`) flips in change_cut() too, in the same turn of its loop: no query
+ * sees a part of a group (T1).
+ *
+ * Between change_cut() and the end of change_settle(), copies wait: a read or status marked REQ_COPY that passes `barrier` waits
+ * for the writes in the old node (io.c).  The barrier falls as soon as those have ended; it does not wait for flushes.
+ */
+#include "block/change.h"
+#include "block/count.h"
+#include "change-internal.h"
+#include "io-internal.h"
+#include "node-internal.h"
+
+Change *change_new(void)
+{
+    Change *c = g_new0(Change, 1);
+
+    c->moves = g_array_new(false, false, sizeof(Move));
+    c->edges = g_ptr_array_new();
+    return c;
+}
+
+void change_free(Change *c)
+{
+    if (!c) {
+        return;
+    }
+    for (guint i = 0; i < c->moves->len; i++) {
+        Move *m = &g_array_index(c->moves, Move, i);
+
+        node_unref(m->old_node);
+        node_unref(m->new_node);
+    }
+    g_array_free(c->moves, true);
+    g_ptr_array_free(c->edges, true);
+    g_free(c);
+}
+
+void change_add(Change *c, Node *old_node, Node *new_node, Edge *barrier)
+{
+    Move m = {.old_node = node_ref(old_node), .new_node = node_ref(new_node), .barrier = barrier};
+
+    g_assert(atomic_load(&c->state) == CHANGE_PLANNED);
+    g_assert(!barrier || (barrier->role == EDGE_COW && barrier->target == old_node));
+    g_array_append_val(c->moves, m);
+}
+
+void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier)
+{
+    for (guint i = 0; i < c->moves->len; i++) {
+        Move *m = &g_array_index(c->moves, Move, i);
+
+        if (m->new_node == old_node) {
+            node_ref(new_node);
+            node_unref(m->new_node);
+            m->new_node = new_node;
+        }
+    }
+    change_add(c, old_node, new_node, barrier);
+}
+
+void change_arm_edge(Change *c, Edge *e, Node *new_node)
+{
+    /* One unsettled change an edge. */
+    g_assert(!atomic_load_explicit(&e->pending, memory_order_relaxed));
+    atomic_store_explicit(&e->next, new_node, memory_order_relaxed);
+    atomic_store_explicit(&e->pending, c, memory_order_release);
+    g_ptr_array_add(c->edges, e);
+}
+
+void change_arm(Change *c)
+{
+    g_assert(atomic_load(&c->state) == CHANGE_PLANNED);
+    for (guint i = 0; i < c->moves->len; i++) {
+        Move *m = &g_array_index(c->moves, Move, i);
+
+        g_assert(!m->old_node->unsettled);
+        m->old_node->unsettled = c;
+        atomic_store_explicit(&m->old_node->unflushed_old, true, memory_order_relaxed);
+        if (m->barrier) {
+            atomic_store_explicit(&m->barrier->barrier, m->old_node, memory_order_relaxed);
+        }
+        for (guint j = 0; j < m->old_node->parents->len; j++) {
+            Edge *e = g_ptr_array_index(m->old_node->parents, j);
+
+            if (e != m->barrier) {
+                change_arm_edge(c, e, m->new_node);
+            }
+        }
+    }
+    atomic_store_explicit(&c->state, CHANGE_ARMED, memory_order_release);
+}
+
+Node *change_next_of(const Change *c, const Node *old_node)
+{
+    for (guint i = 0; i < c->moves->len; i++) {
+        Move *m = &g_array_index(c->moves, Move, i);
+
+        if (m->old_node == old_node) {
+            return m->new_node;
+        }
+    }
+    return NULL;
+}
+
+void change_edge_gone(Change *c, Edge *e)
+{
+    g_ptr_array_remove(c->edges, e);
+}
+
+void change_cut(Change *c)
+{
+    g_assert(atomic_load(&c->state) == CHANGE_ARMED);
+    c->cut_time = clock_ns();
+    atomic_store_explicit(&c->state, CHANGE_CUT, memory_order_seq_cst); /* the cut */
+    barrier_heavy();
+    for (guint i = 0; i < c->edges->len; i++) {
+        Edge *e = g_ptr_array_index(c->edges, i);
+
+        edge_retarget(e, atomic_load_explicit(&e->next, memory_order_relaxed));
+    }
+}
+
+int64_t change_cut_time(const Change *c)
+{
+    return c->cut_time;
+}
+
+typedef struct SettleFlush {
+    CoGroup *group;
+    Node *node;
+    int64_t deadline_ns;
+    int ret;
+} SettleFlush;
+
+static void coroutine_fn settle_flush(void *opaque)
+{
+    SettleFlush *f = opaque;
+    Request r;
+
+    if (!node_wait_writes(f->node, true, f->deadline_ns)) {
+        f->ret = -ETIMEDOUT;
+    } else {
+        request_begin(&r, REQUEST_FLUSH);
+        f->ret = node_flush_self(f->node, &r);
+        request_end(&r);
+        if (f->ret == 0) {
+            atomic_store_explicit(&f->node->unflushed_old, false, memory_order_release);
+        }
+    }
+    co_group_done(f->group);
+}
+
+bool coroutine_fn change_settle(Change *c, int64_t deadline_ns, Error **errp)
+{
+    guint n = c->moves->len;
+    g_autofree SettleFlush *flushes = g_new0(SettleFlush, n);
+    CoGroup group;
+    bool ok = true;
+
+    g_assert(change_is_cut(c));
+    for (guint i = 0; i < n; i++) {
+        Move *m = &g_array_index(c->moves, Move, i);
+
+        if (!node_wait_writes(m->old_node, false, deadline_ns)) {
+            error_set(errp, ERROR_TIMEOUT, m->old_node->name, "settle",
+                      "Requests that began before the snapshot are still running in node '%s'",
+                      m->old_node->name);
+            return false;
+        }
+        if (m->barrier) {
+            atomic_store_explicit(&m->barrier->barrier, NULL, memory_order_release);
+        }
+    }
+
+    co_group_init(&group);
+    co_group_add(&group, n);
+    for (guint i = 0; i < n; i++) {
+        flushes[i].group = &group;
+        flushes[i].node = g_array_index(c->moves, Move, i).old_node;
+        flushes[i].deadline_ns = deadline_ns;
+        co_start(settle_flush, &flushes[i]);
+    }
+    co_group_wait(&group);
+    co_group_destroy(&group);
+    for (guint i = 0; i < n && ok; i++) {
+        if (flushes[i].ret < 0) {
+            error_set_errno(errp, -flushes[i].ret, flushes[i].node->name, "flush",
+                            "Write to node '%s' failed", flushes[i].node->name);
+            ok = false;
+        }
+    }
+    return ok;
+}
+
+void coroutine_fn change_fold(Change *c)
+{
+    g_assert(change_is_cut(c));
+    for (guint i = 0; i < c->edges->len; i++) {
+        Edge *e = g_ptr_array_index(c->edges, i);
+
+        atomic_store_explicit(&e->node, e->target, memory_order_release);
+    }
+    co_rcu_synchronize();
+    for (guint i = 0; i < c->edges->len; i++) {
+        Edge *e = g_ptr_array_index(c->edges, i);
+
+        atomic_store_explicit(&e->pending, NULL, memory_order_release);
+    }
+    for (guint i = 0; i < c->moves->len; i++) {
+        g_array_index(c->moves, Move, i).old_node->unsettled = NULL;
+    }
+    co_rcu_synchronize();
+    for (guint i = 0; i < c->edges->len; i++) {
+        edge_settled(g_ptr_array_index(c->edges, i));
+    }
+    g_ptr_array_set_size(c->edges, 0);
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The table of drivers, and probing.
+ */
+#include "block/driver.h"
+#include "qapi-types-block-core.h"
+#include <string.h>
+
+static GPtrArray *drivers;
+
+void driver_register(const BlockDriver *driver)
+{
+    if (!drivers) {
+        drivers = g_ptr_array_new();
+    }
+    g_ptr_array_add(drivers, (void *)driver);
+}
+
+const BlockDriver *driver_find(const char *name)
+{
+    for (guint i = 0; drivers && i < drivers->len; i++) {
+        const BlockDriver *d = g_ptr_array_index(drivers, i);
+
+        if (strcmp(d->name, name) == 0) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+const BlockDriver *driver_probe(const uint8_t *buf, size_t len)
+{
+    for (guint i = 0; drivers && i < drivers->len; i++) {
+        const BlockDriver *d = g_ptr_array_index(drivers, i);
+
+        if (d->probe && d->probe(buf, len)) {
+            return d;
+        }
+    }
+    return &driver_raw;
+}
+
+void image_facts_clear(ImageFacts *f)
+{
+    g_free(f->backing_file);
+    g_free(f->backing_format);
+    qapi_free_ImageInfoSpecific(f->specific);
+    *f = (ImageFacts){0};
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Edges: attaching and detaching parents.
+ *
+ * An edge is in two lists: its target's `parents` and its parent node's `children`; the control thread's.  What I/O threads see of it
+ * (`node`, `next`, `pending`) is stored before the parent can use it.
+ *
+ * While a change is pending (armed, not cut) an edge that is made onto an old node is born in that change; one that is deleted
+ * leaves the requests it let in counted in the node.
+ *
+ * An edge is freed after a grace period and only when its parent can have no request left that pinned it: detaching is for
+ * parents that are idle.
+ */
+#include "block/change.h"
+#include "block/count.h"
+#include "change-internal.h"
+#include "node-internal.h"
+#include <string.h>
+
+static void link_parent(Edge *e, Node *n)
+{
+    e->target = node_ref(n);
+    g_ptr_array_add(n->parents, e);
+}
+
+static void set_node(Edge *e, Node *n)
+{
+    Change *c = n->unsettled;
+    Node *next = c && !change_is_cut(c) ? change_next_of(c, n) : NULL;
+
+    atomic_store_explicit(&e->node, n, memory_order_relaxed);
+    if (next) {
+        change_arm_edge(c, e, next);
+    }
+}
+
+static Edge *edge_new(Node *n, Node *parent, const EdgeOwner *owner, void *opaque, const char *name, EdgeRole role,
+                      unsigned perm, unsigned shared)
+{
+    Edge *e = g_new0(Edge, 1);
+
+    e->role = role;
+    e->name = g_strdup(name);
+    e->parent = parent;
+    e->owner = owner;
+    e->owner_opaque = opaque;
+    e->perm = perm;
+    e->shared = shared;
+    set_node(e, n);
+    link_parent(e, n);
+    if (parent) {
+        g_ptr_array_add(parent->children, e);
+    }
+    return e;
+}
+
+static void unlink_edge(Edge *e)
+{
+    Change *c = atomic_load_explicit(&e->pending, memory_order_relaxed);
+
+    if (c) {
+        change_edge_gone(c, e);
+    }
+    g_ptr_array_remove(e->target->parents, e);
+    if (e->parent) {
+        g_ptr_array_remove(e->parent->children, e);
+        if (e->parent->file == e) {
+            e->parent->file = NULL;
+        }
+        if (atomic_load_explicit(&e->parent->backing, memory_order_relaxed) == e) {
+            atomic_store_explicit(&e->parent->backing, NULL, memory_order_release);
+        }
+    }
+}
+
+/* Is `n` reachable from `from`? */
+static bool reaches(const Node *from, const Node *n)
+{
+    if (from == n) {
+        return true;
+    }
+    for (guint i = 0; i < from->children->len; i++) {
+        if (reaches(((Edge *)g_ptr_array_index(from->children, i))->target, n)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, void *opaque, const char *name,
+                               EdgeRole role, unsigned perm, unsigned shared, Error **errp)
+{
+    Edge *e;
+
+    if (parent && reaches(n, parent)) {
+        error_set(errp, ERROR_INVALID, n->name, "attach", "Making '%s' a %s child of '%s' would create a cycle",
+                  n->name, name, parent->name);
+        return NULL;
+    }
+    e = edge_new(n, parent, owner, opaque, name, role, perm, shared);
+    if (!perm_refresh(n, errp)) {
+        Node *target = e->target;
+
+        unlink_edge(e);
+        g_free(e->name);
+        g_free(e);
+        node_unref(target);
+        return NULL;
+    }
+    return e;
+}
+
+void coroutine_fn edge_detach(Edge *e)
+{
+    Node *n = e->target;
+
+    unlink_edge(e);
+    perm_lower(n);
+    /* A request that has just left may still be looking at it. */
+    co_rcu_synchronize();
+    g_free(e->name);
+    g_free(e);
+    node_unref(n);
+}
+
+bool coroutine_fn edge_set_perm(Edge *e, unsigned perm, unsigned shared, Error **errp)
+{
+    unsigned old_perm = e->perm, old_shared = e->shared;
+
+    e->perm = perm;
+    e->shared = shared;
+    if (!perm_refresh(e->target, errp)) {
+        e->perm = old_perm;
+        e->shared = old_shared;
+        return false;
+    }
+    return true;
+}
+
+void edge_retarget(Edge *e, Node *target)
+{
+    Node *old = e->target;
+
+    g_ptr_array_remove(old->parents, e);
+    link_parent(e, target);
+    /* The change still holds references to both, so this one is never the last. */
+    g_assert(old->refs > 1);
+    node_unref(old);
+}
+
+void edge_settled(Edge *e)
+{
+    if (e->owner && e->owner->resized) {
+        e->owner->resized(e->owner_opaque);
+    }
+}

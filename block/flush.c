@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Flush: making completed writes durable (T5).
+ *
+ * A flush of a node covers all writes that had ended in it when the flush began.  Writes are counted when they end
+ * (write_gen); a flush that finds that another one began after those and succeeded has nothing left to do.  One flush runs in
+ * a node at a time (flush_lock); whoever waits for it finds its work done by the next.
+ *
+ * Old nodes.  After a cut, writes that a guest was told of may lie unflushed in the old node.  So a guest's flush goes down
+ * the backing chain and first flushes every node that is "not known flushed" (unflushed_old); the flag stacks with the
+ * chain, and settle clears it when the old requests have ended and the node is flushed.
+ *
+ * Failures.  When a protocol node's flush fails, what it should have written may be lost for good and a second try may wrongly
+ * succeed.  The error is sticky: every later flush of that node fails until it is opened anew.
+ */
+#include "block/count.h"
+#include "io-internal.h"
+#include "util/log.h"
+#include <string.h>
+
+static int coroutine_fn flush_driver(Node *n, Request *r)
+{
+    const BlockDriver *drv = n->driver;
+    int ret = 0;
+
+    if (drv->is_protocol) {
+        if (drv->flush && !n->cache_no_flush) {
+            ret = drv->flush(n, r);
+            if (ret < 0) {
+                log_warn("%s: flush failed: %s; it stays failed until the node is opened anew",
+                         n->filename ? n->filename : n->name, strerror(-ret));
+                atomic_store_explicit(&n->flush_error, ret, memory_order_relaxed);
+            }
+        }
+        return ret;
+    }
+    if (drv->flush) {
+        ret = drv->flush(n, r);
+    }
+    if (ret == 0 && n->file) {
+        ret = node_flush_self(edge_enter(n->file, r), r);
+    }
+    return ret;
+}
+
+int coroutine_fn node_flush_self(Node *n, Request *r)
+{
+    uint64_t want = atomic_load_explicit(&n->write_gen, memory_order_acquire);
+    uint64_t now;
+    int ret = atomic_load_explicit(&n->flush_error, memory_order_relaxed);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (atomic_load_explicit(&n->flushed_gen, memory_order_acquire) >= want) {
+        return 0;
+    }
+    co_mutex_lock(&n->flush_lock);
+    if (atomic_load_explicit(&n->flushed_gen, memory_order_acquire) < want) {
+        now = atomic_load_explicit(&n->write_gen, memory_order_acquire);
+        ret = flush_driver(n, r);
+        if (ret == 0) {
+            atomic_store_explicit(&n->flushed_gen, now, memory_order_release);
+        }
+    }
+    co_mutex_unlock(&n->flush_lock);
+    return ret;
+}
+
+int coroutine_fn edge_flush(Edge *e, Request *r)
+{
+    Node *top = edge_enter(e, r), *n = top;
+    Edge *b;
+
+    while ((b = atomic_load_explicit(&n->backing, memory_order_acquire))) {
+        n = edge_enter(b, r);
+        if (atomic_load_explicit(&n->unflushed_old, memory_order_acquire)) {
+            int ret = node_flush_self(n, r);
+
+            if (ret < 0) {
+                return ret;
+            }
+        }
+    }
+    return node_flush_self(top, r);
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * x-debug-query-block-graph: nodes, their users, and the edges with permissions.
+ */
+#include "block/graph.h"
+#include "node-internal.h"
+#include "qapi-types-block-core.h"
+
+typedef struct Dump {
+    XDbgBlockGraph *graph;
+    XDbgBlockGraphNodeList **nodes_tail;
+    XDbgBlockGraphEdgeList **edges_tail;
+    GHashTable *ids; /* object -> id */
+} Dump;
+
+static uint64_t add_object(Dump *d, const void *object, XDbgBlockGraphNodeType type, char *name)
+{
+    uint64_t id = GPOINTER_TO_SIZE(g_hash_table_lookup(d->ids, object));
+    XDbgBlockGraphNodeList *item;
+
+    if (id) {
+        g_free(name);
+        return id;
+    }
+    id = g_hash_table_size(d->ids) + 1;
+    g_hash_table_insert(d->ids, (void *)object, GSIZE_TO_POINTER(id));
+    item = g_new0(XDbgBlockGraphNodeList, 1);
+    item->value = g_new0(XDbgBlockGraphNode, 1);
+    item->value->id = id;
+    item->value->type = type;
+    item->value->name = name;
+    *d->nodes_tail = item;
+    d->nodes_tail = &item->next;
+    return id;
+}
+
+static BlockPermissionList *perm_list(unsigned perm)
+{
+    static const struct {
+        unsigned bit;
+        BlockPermission value;
+    } table[] = {
+        {PERM_CONSISTENT_READ, BLOCK_PERMISSION_CONSISTENT_READ},
+        {PERM_WRITE, BLOCK_PERMISSION_WRITE},
+        {PERM_WRITE_UNCHANGED, BLOCK_PERMISSION_WRITE_UNCHANGED},
+        {PERM_RESIZE, BLOCK_PERMISSION_RESIZE},
+    };
+    BlockPermissionList *list = NULL, **tail = &list;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (perm & table[i].bit) {
+            *tail = g_new0(BlockPermissionList, 1);
+            (*tail)->value = table[i].value;
+            tail = &(*tail)->next;
+        }
+    }
+    return list;
+}
+
+static void add_edge(Dump *d, uint64_t parent, uint64_t child, const Edge *e)
+{
+    XDbgBlockGraphEdgeList *item = g_new0(XDbgBlockGraphEdgeList, 1);
+
+    item->value = g_new0(XDbgBlockGraphEdge, 1);
+    item->value->parent = parent;
+    item->value->child = child;
+    item->value->name = g_strdup(e->name);
+    item->value->perm = perm_list(e->perm);
+    item->value->shared_perm = perm_list(e->shared);
+    *d->edges_tail = item;
+    d->edges_tail = &item->next;
+}
+
+XDbgBlockGraph *graph_query(void)
+{
+    g_autoptr(GPtrArray) nodes = node_list();
+    Dump d = {.graph = g_new0(XDbgBlockGraph, 1), .ids = g_hash_table_new(NULL, NULL)};
+
+    d.nodes_tail = &d.graph->nodes;
+    d.edges_tail = &d.graph->edges;
+    /* Users first, as the field's tools expect, then nodes. */
+    for (guint i = 0; i < nodes->len; i++) {
+        Node *n = g_ptr_array_index(nodes, i);
+
+        for (guint j = 0; j < n->parents->len; j++) {
+            Edge *e = g_ptr_array_index(n->parents, j);
+
+            if (!e->parent) {
+                add_object(&d, e->owner_opaque,
+                           e->owner->is_job ? X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_JOB
+                                            : X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_BACKEND,
+                           e->owner->name(e->owner_opaque));
+            }
+        }
+    }
+    for (guint i = 0; i < nodes->len; i++) {
+        Node *n = g_ptr_array_index(nodes, i);
+
+        add_object(&d, n, X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_DRIVER, g_strdup(n->name));
+    }
+    for (guint i = 0; i < nodes->len; i++) {
+        Node *n = g_ptr_array_index(nodes, i);
+        uint64_t id = GPOINTER_TO_SIZE(g_hash_table_lookup(d.ids, n));
+
+        for (guint j = 0; j < n->parents->len; j++) {
+            Edge *e = g_ptr_array_index(n->parents, j);
+            const void *parent = e->parent ? (void *)e->parent : e->owner_opaque;
+            uint64_t pid = GPOINTER_TO_SIZE(g_hash_table_lookup(d.ids, parent));
+
+            if (pid) { /* else a hidden overlay */
+                add_edge(&d, pid, id, e);
+            }
+        }
+    }
+    g_hash_table_destroy(d.ids);
+    return d.graph;
+}

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Opening: from options to nodes.
+ *
+ * Options come from blockdev-add, from the command line, or are made here for what a header names.  A child that is defined in place
+ * inherits from its parent what it does not say itself:
+ *
+ *   file / filtered   cache.direct, cache.no-flush, read-only, auto-read-only; discard=unmap below a format
+ *   backing           cache.direct, cache.no-flush; read-only=on
+ *
+ * A node gets into the registry when it is open; its name is reserved before anything is suspended.
+ * Everything here: coroutines of the control thread.
+ */
+#include "block/graph.h"
+#include "node-internal.h"
+#include "qapi-types-block-core.h"
+#include <string.h>
+
+/* Takes the name for the node that is being opened. */
+static char *take_name(const BlockdevOptions *o, const void *reserver, const void *token, Error **errp)
+{
+    g_autofree char *name = NULL;
+
+    if (!o->node_name) {
+        name = node_generate_name();
+    } else if (node_name_check(o->node_name, errp)) {
+        name = g_strdup(o->node_name);
+    } else {
+        return NULL;
+    }
+    if (reserver && o->node_name) {
+        node_name_release(name, reserver); /* from here on it is ours */
+    }
+    return node_name_reserve(name, token, errp) ? g_steal_pointer(&name) : NULL;
+}
+
+static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **errp)
+{
+    if (!o->has_read_only) {
+        o->has_read_only = true;
+        o->read_only = flags & NODE_OPEN_READ_ONLY;
+    }
+    n->user_read_only = o->read_only;
+    atomic_store(&n->read_only, o->read_only);
+    n->auto_read_only = o->has_auto_read_only && o->auto_read_only;
+    n->cache_direct = o->cache && o->cache->has_direct && o->cache->direct;
+    n->cache_no_flush = o->cache && o->cache->has_no_flush && o->cache->no_flush;
+    n->discard_unmap = o->has_discard && o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+    n->force_share = o->has_force_share && o->force_share;
+    if (o->has_detect_zeroes) {
+        n->detect_zeroes = o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP ? DETECT_ZEROES_UNMAP
+                           : o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_ON  ? DETECT_ZEROES_ON
+                                                                                    : DETECT_ZEROES_OFF;
+    }
+    if (n->detect_zeroes == DETECT_ZEROES_UNMAP && !n->discard_unmap) {
+        error_set(errp, ERROR_INVALID, n->name, "open",
+                  "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap");
+        return false;
+    }
+    if (n->force_share && !o->read_only) {
+        error_set(errp, ERROR_INVALID, n->name, "open", "force-share=on can only be used with read-only images");
+        return false;
+    }
+    return true;
+}
+
+/* For people and for backing strings. */
+static void set_filename(Node *n)
+{
+    const BlockdevOptions *o = n->options;
+
+    if (n->filename || !n->file) {
+        return;
+    }
+    if (o->driver == BLOCKDEV_DRIVER_RAW && (o->u.raw.has_offset || o->u.raw.has_size)) {
+        GString *s = g_string_new("json:{\"driver\": \"raw\"");
+
+        if (o->u.raw.has_offset) {
+            g_string_append_printf(s, ", \"offset\": %" G_GINT64_FORMAT, o->u.raw.offset);
+        }
+        if (o->u.raw.has_size) {
+            g_string_append_printf(s, ", \"size\": %" G_GINT64_FORMAT, o->u.raw.size);
+        }
+        g_string_append_printf(s, ", \"file\": {\"driver\": \"%s\", \"filename\": \"%s\"}}",
+                               n->file->target->driver->name, n->file->target->filename);
+        n->filename = g_string_free(s, false);
+        return;
+    }
+    n->filename = g_strdup(n->file->target->filename);
+}
+
+static Node *coroutine_fn open_node(const BlockdevOptions *options, unsigned flags, const void *reserver,
+                                    Node *opening_for, Error **errp)
+{
+    const char *driver_name = qapi_enum_BlockdevDriver(options->driver);
+    const BlockDriver *drv = driver_find(driver_name);
+    g_autofree char *name = NULL;
+    Node *n;
+    char token;
+
+    if (!drv) {
+        error_set(errp, ERROR_UNSUPPORTED, driver_name, "open", "Unknown driver '%s'", driver_name);
+        return NULL;
+    }
+    name = take_name(options, reserver, &token, errp);
+    if (!name) {
+        return NULL;
+    }
+    n = node_alloc(drv, name);
+    n->auto_name = !options->node_name;
+    n->options = qapi_copy_BlockdevOptions(options);
+    n->hidden = flags & NODE_OPEN_HIDDEN;
+    n->opening_for = opening_for;
+    n->backing_overridden = flags & NODE_OPEN_NO_BACKING;
+    if (!apply_options(n, n->options, flags, errp) || !drv->open(n, n->options, errp)) {
+        node_name_release(name, &token);
+        node_discard(n);
+        return NULL;
+    }
+    set_filename(n);
+    n->opening_for = NULL;
+    node_name_release(name, &token);
+    node_register(n);
+    return n;
+}
+
+Node *coroutine_fn node_open(const BlockdevOptions *options, unsigned flags, const void *reserver, Error **errp)
+{
+    return open_node(options, flags, reserver, NULL, errp);
+}
+
+void node_show(Node *n)
+{
+    n->hidden = false;
+    for (guint i = 0; i < n->children->len; i++) {
+        Node *child = ((Edge *)g_ptr_array_index(n->children, i))->target;
+
+        if (child->hidden) {
+            node_show(child);
+        }
+    }
+}
+
+Node *node_lookup(const char *device, const char *node_name, Error **errp)
+{
+    Node *n = node_name ? node_find(node_name) : NULL;
+
+    /* There are no named backends here: a device name finds nothing. */
+    if (!n) {
+        error_set(errp, ERROR_NOT_FOUND, node_name ? node_name : device, "lookup",
+                  "Cannot find device='%s' nor node-name='%s'", device ? device : "", node_name ? node_name : "");
+    }
+    return n;
+}
+
+/* ---- children ---- */
+
+static void inherit(BlockdevOptions *o, const Node *parent, EdgeRole role)
+{
+    if (!o->cache) {
+        o->cache = g_new0(BlockdevCacheOptions, 1);
+    }
+    if (!o->cache->has_direct) {
+        o->cache->has_direct = true;
+        o->cache->direct = parent->cache_direct;
+    }
+    if (!o->cache->has_no_flush) {
+        o->cache->has_no_flush = true;
+        o->cache->no_flush = parent->cache_no_flush;
+    }
+    if (role == EDGE_COW) {
+        if (!o->has_read_only) {
+            o->has_read_only = o->read_only = true;
+        }
+        return;
+    }
+    if (!o->has_read_only) {
+        o->has_read_only = true;
+        o->read_only = parent->user_read_only;
+    }
+    if (!o->has_auto_read_only) {
+        o->has_auto_read_only = true;
+        o->auto_read_only = parent->auto_read_only;
+    }
+    if (!o->has_force_share && parent->force_share && o->read_only) {
+        o->has_force_share = o->force_share = true;
+    }
+    if (!o->has_discard) {
+        o->has_discard = true;
+        o->discard = role == EDGE_STORAGE || parent->discard_unmap ? BLOCKDEV_DISCARD_OPTIONS_UNMAP
+                                                                   : BLOCKDEV_DISCARD_OPTIONS_IGNORE;
+    }
+}
+
+/* Attaches child (whose reference is consumed) below n. */
+static bool coroutine_fn attach_child(Node *n, Node *child, const char *name, EdgeRole role, Error **errp)
+{
+    unsigned perm, shared;
+    Edge *e;
+
+    n->driver->child_perm(n, role, n->perm, n->shared, &perm, &shared);
+    e = edge_attach(child, n, NULL, NULL, name, role, perm, shared, errp);
+    node_unref(child);
+    if (!e) {
+        return false;
+    }
+    if (role == EDGE_COW) {
+        atomic_store_explicit(&n->backing, e, memory_order_release);
+    } else if (!n->file) {
+        n->file = e;
+    }
+    return true;
+}
+
+/* A reference to the node that a child option names. */
+static Node *coroutine_fn find_child(Node *n, const char *name, Error **errp)
+{
+    Node *child = n->hidden ? node_find_any(name) : node_find(name);
+
+    if (!child) {
+        return node_lookup(name, name, errp);
+    }
+    if (!n->hidden && !node_wait_unreserved(child, errp)) {
+        return NULL;
+    }
+    child = n->hidden ? node_find_any(name) : node_lookup(name, name, errp);
+    return child ? node_ref(child) : NULL;
+}
+
+typedef struct OpenTask {
+    BlockdevOptions *options;
+    unsigned flags;
+    Node *opening_for;
+    Node *node;
+    Error **errp;
+    CoGroup done;
+} OpenTask;
+
+static void coroutine_fn open_task(void *opaque)
+{
+    OpenTask *t = opaque;
+
+    t->node = open_node(t->options, t->flags, NULL, t->opening_for, t->errp);
+    co_group_done(&t->done);
+}
+
+/* Opens on a stack of its own: chains may be deep. */
+static Node *coroutine_fn open_below(Node *n, BlockdevOptions *options, EdgeRole role, Error **errp)
+{
+    OpenTask t = {
+        .options = options,
+        .flags = n->hidden ? NODE_OPEN_HIDDEN : 0,
+        .opening_for = role == EDGE_COW ? n : NULL,
+        .errp = errp,
+    };
+
+    co_group_init(&t.done);
+    co_group_add(&t.done, 1);
+    co_start(open_task, &t);
+    co_group_wait(&t.done);
+    co_group_destroy(&t.done);
+    return t.node;
+}
+
+static Node *coroutine_fn open_definition(Node *n, const BlockdevOptions *definition, EdgeRole role, Error **errp)
+{
+    g_autoptr(BlockdevOptions) o = qapi_copy_BlockdevOptions(definition);
+
+    inherit(o, n, role);
+    return open_below(n, o, role, errp);
+}
+
+bool coroutine_fn node_open_child(Node *n, const BlockdevRef *ref, const char *name, EdgeRole role, Error **errp)
+{
+    Node *child = ref->type == QAPI_KIND_STRING ? find_child(n, ref->u.reference, errp)
+                                                : open_definition(n, &ref->u.definition, role, errp);
+
+    return child && attach_child(n, child, name, role, errp);
+}
+
+/* ---- backing files that headers name ---- */
+
+char *filename_resolve(const char *relative_to, const char *name)
+{
+    g_autofree char *dir = NULL;
+
+    if (g_path_is_absolute(name) || g_str_has_prefix(name, "json:")) {
+        return g_strdup(name);
+    }
+    if (g_str_has_prefix(name, "file:")) {
+        return filename_resolve(relative_to, name + strlen("file:"));
+    }
+    if (!relative_to || strchr(name, ':')) {
+        /* With a protocol prefix, or nothing to be relative to. */
+        const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
+
+        if (!relative_to || !slash || colon < slash) {
+            return g_strdup(name);
+        }
+    }
+    dir = g_path_get_dirname(relative_to);
+    return strcmp(dir, ".") == 0 && relative_to[0] != '.' ? g_strdup(name) : g_build_filename(dir, name, NULL);
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    g_autofree char *ra = realpath(a, NULL), *rb = realpath(b, NULL);
+
+    return ra && rb && strcmp(ra, rb) == 0;
+}
+
+/* A chain that comes back to a file it already has. */
+static bool check_loop(const Node *n, const char *name, const char *file, Error **errp)
+{
+    for (const Node *p = n; p; p = p->opening_for) {
+        if (p->file && p->file->target->filename && same_file(p->file->target->filename, file)) {
+            error_set(errp, ERROR_INVALID, name, "open", "Backing file '%s' creates an infinite loop.", name);
+            return false;
+        }
+    }
+    return true;
+}
+
+typedef struct ProbeTask {
+    const char *filename;
+    uint8_t buf[2048];
+    ssize_t len;
+} ProbeTask;
+
+static int probe_read(void *opaque)
+{
+    ProbeTask *t = opaque;
+    int fd = open(t->filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0) {
+        return -errno;
+    }
+    t->len = pread(fd, t->buf, sizeof(t->buf), 0);
+    close(fd);
+    return 0;
+}
+
+/* The format of a backing file whose header entry does not say it. */
+static const char *coroutine_fn probe_format(const Node *n, const char *filename)
+{
+    g_autofree ProbeTask *t = g_new0(ProbeTask, 1);
+    const char *format;
+
+    t->filename = filename;
+    if (worker_run(WORKERS_CONTROL, probe_read, t) < 0 || t->len < 0) {
+        return "raw"; /* opening it will say what is wrong */
+    }
+    format = driver_probe(t->buf, t->len)->name;
+    log_warn("%s: the format of backing file '%s' is not recorded; it looks like '%s'",
+             n->file->target->filename, filename, format);
+    return format;
+}
+
+static BlockdevOptions *coroutine_fn header_options(Node *n, const char *file, const char *format, Error **errp)
+{
+    const char *base = n->file ? n->file->target->filename : NULL;
+    g_autofree char *name = filename_resolve(base, file);
+    g_autoptr(JsonObject) o = NULL;
+    BlockdevOptions *options;
+
+    if (g_str_has_prefix(name, "json:")) {
+        o = json_tokener_parse(name + strlen("json:"));
+        if (!o || !json_object_is_type(o, json_type_object)) {
+            error_set(errp, ERROR_CORRUPT, base, "open", "Could not parse the JSON options of backing file '%s'", file);
+            return NULL;
+        }
+    } else {
+        const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
+        struct json_object *f;
+
+        if (colon && (!slash || colon < slash)) {
+            g_autofree char *protocol = g_strndup(name, colon - name);
+
+            error_set(errp, ERROR_UNSUPPORTED, base, "open", "Unknown protocol '%s'", protocol);
+            return NULL;
+        }
+        if (!check_loop(n, file, name, errp)) {
+            return NULL;
+        }
+        if (!format) {
+            format = probe_format(n, name);
+        } else if (!driver_find(format)) {
+            error_set(errp, ERROR_UNSUPPORTED, base, "open", "Unknown driver '%s'", format);
+            return NULL;
+        }
+        o = json_object_new_object();
+        f = json_object_new_object();
+        json_object_object_add(f, "driver", json_object_new_string("file"));
+        json_object_object_add(f, "filename", json_object_new_string(name));
+        json_object_object_add(o, "driver", json_object_new_string(format));
+        json_object_object_add(o, "file", f);
+    }
+    return qapi_parse_BlockdevOptions(o, &options, errp) ? options : NULL;
+}
+
+static bool coroutine_fn open_from_header(Node *n, const char *file, const char *format, Error **errp)
+{
+    g_autoptr(BlockdevOptions) o = header_options(n, file, format, errp);
+    Node *child;
+
+    if (o) {
+        inherit(o, n, EDGE_COW);
+        child = open_below(n, o, EDGE_COW, errp);
+        if (child) {
+            return attach_child(n, child, "backing", EDGE_COW, errp);
+        }
+    }
+    error_prefix(errp, "Could not open backing file: ");
+    return false;
+}
+
+bool coroutine_fn node_open_backing(Node *n, const BlockdevRefOrNull *option, const char *file, const char *format,
+                                    Error **errp)
+{
+    Node *child;
+
+    if (n->backing_overridden) {
+        return true; /* NODE_OPEN_NO_BACKING */
+    }
+    if (!option) {
+        return !file || open_from_header(n, file, format, errp);
+    }
+    n->backing_overridden = true;
+    switch (option->type) {
+    case QAPI_KIND_NULL:
+        return true;
+    case QAPI_KIND_STRING:
+        if (option->u.reference[0] == '\0') {
+            return true; /* "" is an older spelling of null */
+        }
+        child = find_child(n, option->u.reference, errp);
+        break;
+    default:
+        child = open_definition(n, &option->u.definition, EDGE_COW, errp);
+        break;
+    }
+    return child && attach_child(n, child, "backing", EDGE_COW, errp);
+}

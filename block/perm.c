@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Permissions: who may do what with a node at the same time.
+ *
+ * Every edge says what its parent does with the node (perm) and what it lets others do (shared).  A node's cumulative permissions
+ * follow from its edges; what it needs from its children follows from those (driver->child_perm); a protocol driver turns its
+ * own into locks on the file (driver->perm_prepare).
+ *
+ * An update is a plan first: nodes in an order in which every parent comes before its children, with new values for each; conflicts
+ * and read-only nodes are found there, with nothing changed.  Then the protocol drivers take their locks, and only when all
+ * have them the plan is applied.  A coroutine can be suspended while locks are taken: updates of the graph follow each other
+ * (update_lock).
+ */
+#include "node-internal.h"
+#include <string.h>
+
+static CoMutex update_lock; /* one update at a time; outermost */
+
+typedef struct PlanEdge {
+    unsigned perm, shared;
+} PlanEdge;
+
+typedef struct PlanNode {
+    Node *node;
+    unsigned perm, shared;
+    bool prepared;
+} PlanNode;
+
+typedef struct Plan {
+    GPtrArray *order;   /* PlanNode *, parents first */
+    GHashTable *seen;   /* Node * */
+    GHashTable *edges;  /* Edge * -> PlanEdge * : edges whose values change with the plan */
+} Plan;
+
+char *perm_names(unsigned perm)
+{
+    static const char *const text[] = {"consistent read", "write", "write unchanged", "resize"};
+    GString *s = g_string_new(NULL);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(text); i++) {
+        if (perm & (1u << i)) {
+            g_string_append_printf(s, "%s%s", s->len ? ", " : "", text[i]);
+        }
+    }
+    return g_string_free(s, false);
+}
+
+static void plan_visit(Plan *p, Node *n)
+{
+    PlanNode *pn;
+
+    if (!g_hash_table_add(p->seen, n)) {
+        return;
+    }
+    for (guint i = 0; i < n->children->len; i++) {
+        plan_visit(p, ((Edge *)g_ptr_array_index(n->children, i))->target);
+    }
+    pn = g_new0(PlanNode, 1);
+    pn->node = n;
+    g_ptr_array_insert(p->order, 0, pn);
+}
+
+static void plan_free(Plan *p)
+{
+    g_ptr_array_free(p->order, true);
+    g_hash_table_destroy(p->seen);
+    g_hash_table_destroy(p->edges);
+}
+
+static PlanEdge edge_values(const Plan *p, const Edge *e)
+{
+    PlanEdge *pe = g_hash_table_lookup(p->edges, e);
+
+    return pe ? *pe : (PlanEdge){e->perm, e->shared};
+}
+
+static char *describe_parent(const Edge *e)
+{
+    if (e->parent) {
+        return g_strdup_printf("node '%s'", e->parent->name);
+    }
+    return e->owner->describe(e->owner_opaque);
+}
+
+static bool check_conflicts(const Plan *p, const Node *n, Error **errp)
+{
+    for (guint i = 0; i < n->parents->len; i++) {
+        const Edge *a = g_ptr_array_index(n->parents, i);
+
+        for (guint j = 0; j < n->parents->len; j++) {
+            const Edge *b = g_ptr_array_index(n->parents, j);
+            unsigned conflict = edge_values(p, a).perm & ~edge_values(p, b).shared;
+
+            if (a != b && conflict) {
+                g_autofree char *who = describe_parent(a), *whom = describe_parent(b), *what = perm_names(conflict);
+
+                error_set(errp, ERROR_BUSY, n->name, "permissions",
+                          "Permission conflict on node '%s': permissions '%s' are both required by %s (uses node '%s' "
+                          "as '%s' child) and unshared by %s (uses node '%s' as '%s' child).",
+                          n->name, what, who, n->name, a->name, whom, n->name, b->name);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* Values for one node from its (planned) edges, and for the edges to its children. */
+static bool plan_node(Plan *p, PlanNode *pn, bool check, Error **errp)
+{
+    Node *n = pn->node;
+
+    pn->perm = 0;
+    pn->shared = PERM_ALL;
+    for (guint i = 0; i < n->parents->len; i++) {
+        PlanEdge v = edge_values(p, g_ptr_array_index(n->parents, i));
+
+        pn->perm |= v.perm;
+        pn->shared &= v.shared;
+    }
+    if (check) {
+        if (!check_conflicts(p, n, errp)) {
+            return false;
+        }
+        if ((pn->perm & ~n->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED)) &&
+            atomic_load_explicit(&n->read_only, memory_order_relaxed)) {
+            error_set(errp, ERROR_PERMISSION, n->name, "permissions", "Block node is read-only");
+            return false;
+        }
+    }
+    if (!n->driver->child_perm) {
+        return true;
+    }
+    for (guint i = 0; i < n->children->len; i++) {
+        Edge *e = g_ptr_array_index(n->children, i);
+        PlanEdge *pe = g_new0(PlanEdge, 1);
+
+        n->driver->child_perm(n, e->role, pn->perm, pn->shared, &pe->perm, &pe->shared);
+        g_hash_table_insert(p->edges, e, pe);
+    }
+    return true;
+}
+
+static void plan_abort(Plan *p)
+{
+    for (guint i = 0; i < p->order->len; i++) {
+        PlanNode *pn = g_ptr_array_index(p->order, i);
+
+        if (pn->prepared) {
+            pn->node->driver->perm_abort(pn->node);
+        }
+    }
+}
+
+static void plan_apply(Plan *p)
+{
+    GHashTableIter iter;
+    gpointer key, value;
+
+    g_hash_table_iter_init(&iter, p->edges);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        Edge *e = key;
+        PlanEdge *pe = value;
+
+        e->perm = pe->perm;
+        e->shared = pe->shared;
+    }
+    for (guint i = 0; i < p->order->len; i++) {
+        PlanNode *pn = g_ptr_array_index(p->order, i);
+
+        pn->node->perm = pn->perm;
+        pn->node->shared = pn->shared;
+        if (pn->prepared) {
+            pn->node->driver->perm_commit(pn->node, pn->perm, pn->shared);
+        }
+    }
+}
+
+static bool coroutine_fn perm_update(Node *n, bool check, Error **errp)
+{
+    static bool initialised;
+    Plan p = {
+        .order = g_ptr_array_new_with_free_func(g_free),
+        .seen = g_hash_table_new(NULL, NULL),
+        .edges = g_hash_table_new_full(NULL, NULL, NULL, g_free),
+    };
+    bool ok = true;
+
+    if (!initialised) {
+        co_mutex_init(&update_lock);
+        initialised = true;
+    }
+    co_mutex_lock(&update_lock);
+    plan_visit(&p, n);
+    for (guint i = 0; i < p.order->len && ok; i++) {
+        ok = plan_node(&p, g_ptr_array_index(p.order, i), check, errp);
+    }
+    for (guint i = 0; i < p.order->len && ok; i++) {
+        PlanNode *pn = g_ptr_array_index(p.order, i);
+        const BlockDriver *drv = pn->node->driver;
+
+        if (drv->perm_prepare && (pn->perm != pn->node->perm || pn->shared != pn->node->shared)) {
+            ok = drv->perm_prepare(pn->node, pn->perm, pn->shared, errp);
+            pn->prepared = ok;
+        }
+    }
+    if (ok) {
+        plan_apply(&p);
+    } else {
+        plan_abort(&p);
+    }
+    co_mutex_unlock(&update_lock);
+    plan_free(&p);
+    return ok;
+}
+
+bool coroutine_fn perm_refresh(Node *n, Error **errp)
+{
+    return perm_update(n, true, errp);
+}
+
+void coroutine_fn perm_lower(Node *n)
+{
+    g_autoptr(Error) err = NULL;
+
+    /* A driver that cannot give up a lock keeps it: harmless to us, and nothing that the caller could do better. */
+    (void)perm_update(n, false, &err);
+}
+
+void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
+                       unsigned *shared)
+{
+    if (role == EDGE_COW) {
+        /* Data may be copied up or not; it must not change below us, but growing does no harm. */
+        *perm = PERM_CONSISTENT_READ;
+        *shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+        return;
+    }
+    *perm = PERM_CONSISTENT_READ | (parent_perm & PERM_ALL & ~(PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE));
+    if (!atomic_load_explicit(&n->read_only, memory_order_relaxed)) {
+        /* Metadata is written whether or not a parent writes. */
+        *perm |= PERM_WRITE | PERM_RESIZE;
+    }
+    /* Two users of one image file would destroy each other's metadata. */
+    (void)parent_shared;
+    *shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+    if (n->force_share) {
+        *shared = PERM_ALL;
+    }
+}
+
+void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
+                       unsigned *shared)
+{
+    (void)n;
+    (void)role;
+    *perm = parent_perm;
+    *shared = parent_shared | PERM_WRITE_UNCHANGED;
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What queries say about nodes: BlockDeviceInfo and ImageInfo.
+ *
+ * Runs in the control thread, which alone changes the graph: a reply shows one state of it, never part of a group (T1).
+ * Nothing here suspends.
+ */
+#include "block/graph.h"
+#include "node-internal.h"
+#include "qapi-types-block-core.h"
+
+static Node *backing_of(const Node *n)
+{
+    Edge *e = atomic_load_explicit(&((Node *)n)->backing, memory_order_acquire);
+
+    return e ? e->target : NULL;
+}
+
+static BlockLimitsInfo *limits_info(const Node *n)
+{
+    const NodeLimits *l = &n->limits;
+    BlockLimitsInfo *i = g_new0(BlockLimitsInfo, 1);
+
+    i->request_alignment = l->request_alignment;
+    i->has_max_discard = l->max_discard != 0;
+    i->max_discard = l->max_discard;
+    i->has_discard_alignment = l->discard_alignment != 0;
+    i->discard_alignment = l->discard_alignment;
+    i->has_max_write_zeroes = l->max_write_zeroes != 0;
+    i->max_write_zeroes = l->max_write_zeroes;
+    i->has_write_zeroes_alignment = l->write_zeroes_alignment != 0;
+    i->write_zeroes_alignment = l->write_zeroes_alignment;
+    i->has_opt_transfer = l->opt_transfer != 0;
+    i->opt_transfer = l->opt_transfer;
+    i->has_max_transfer = l->max_transfer != 0;
+    i->max_transfer = l->max_transfer;
+    i->max_iov = l->max_iov;
+    i->min_mem_alignment = l->memory_alignment;
+    i->opt_mem_alignment = MAX(l->memory_alignment, 4096);
+    return i;
+}
+
+static ImageInfo *image_info(Node *n, bool flat, Error **errp)
+{
+    g_auto(ImageFacts) f = {.actual_size = -1};
+    g_autoptr(ImageInfo) i = g_new0(ImageInfo, 1);
+
+    if (n->driver->facts && !n->driver->facts(n, &f, errp)) {
+        return NULL;
+    }
+    i->filename = g_strdup(n->filename);
+    i->format = g_strdup(n->driver->name);
+    i->virtual_size = atomic_load(&n->size);
+    i->has_dirty_flag = f.has_dirty;
+    i->dirty_flag = f.dirty;
+    if (f.actual_size < 0 && n->file && n->file->target->driver->facts) {
+        g_auto(ImageFacts) below = {.actual_size = -1};
+        g_autoptr(Error) ignored = NULL;
+
+        if (n->file->target->driver->facts(n->file->target, &below, &ignored)) {
+            f.actual_size = below.actual_size;
+        }
+    }
+    i->has_actual_size = f.actual_size >= 0;
+    i->actual_size = f.actual_size;
+    i->has_cluster_size = f.cluster_size != 0;
+    i->cluster_size = f.cluster_size;
+    i->has_compressed = f.compressed;
+    i->compressed = f.compressed;
+    if (f.backing_file) {
+        i->backing_filename = g_strdup(f.backing_file);
+        i->full_backing_filename = filename_resolve(n->filename, f.backing_file);
+        i->backing_filename_format = g_strdup(f.backing_format);
+    }
+    i->format_specific = g_steal_pointer(&f.specific);
+    i->limits = limits_info(n);
+    if (!flat && backing_of(n)) {
+        i->backing_image = image_info(backing_of(n), false, errp);
+        if (!i->backing_image) {
+            return NULL;
+        }
+    }
+    return g_steal_pointer(&i);
+}
+
+static BlockdevChildList *children_info(const Node *n)
+{
+    BlockdevChildList *list = NULL;
+
+    for (guint i = n->children->len; i-- > 0;) {
+        Edge *e = g_ptr_array_index(n->children, i);
+        BlockdevChildList *item = g_new0(BlockdevChildList, 1);
+
+        item->value = g_new0(BlockdevChild, 1);
+        item->value->child = g_strdup(e->name);
+        item->value->node_name = g_strdup(e->target->name);
+        item->next = list;
+        list = item;
+    }
+    return list;
+}
+
+BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp)
+{
+    g_autoptr(BlockDeviceInfo) i = g_new0(BlockDeviceInfo, 1);
+    Node *backing = backing_of(n);
+
+    i->file = g_strdup(n->filename);
+    i->node_name = g_strdup(n->name);
+    i->ro = atomic_load(&n->read_only);
+    i->drv = g_strdup(n->driver->name);
+    i->active = true;
+    if (backing) {
+        i->backing_file = g_strdup(backing->filename);
+        for (Node *b = backing; b && !flat; b = backing_of(b)) {
+            i->backing_file_depth++;
+        }
+    }
+    i->children = children_info(n);
+    i->detect_zeroes = n->detect_zeroes == DETECT_ZEROES_UNMAP ? BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP
+                       : n->detect_zeroes == DETECT_ZEROES_ON  ? BLOCKDEV_DETECT_ZEROES_OPTIONS_ON
+                                                               : BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
+    i->cache = g_new0(BlockdevCacheInfo, 1);
+    i->cache->writeback = true;
+    i->cache->direct = n->cache_direct;
+    i->cache->no_flush = n->cache_no_flush;
+    i->image = image_info(n, flat, errp);
+    return i->image ? g_steal_pointer(&i) : NULL;
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The request's side of the cut.
+ *
+ * edge_enter() is where a request decides for a node.  Count first, then look:
+ *
+ *   1. load the edge's node N and count the request in N;
+ *   2. barrier (light; the control thread's heavy side follows the cut, see change.c);
+ *   3. if a change is pending on the edge and its cut has happened, count in the next node, un-count in N.
+ *
+ * Either the sum that settle takes of N's counts contains the request, or the request sees the cut: nobody writes to an old node
+ * after it was found idle (T2, T6).
+ *
+ * One decision.  The pin that the first entry leaves in the Request serves every further call of that Request through the edge,
+ * and keeps N counted until the Request ends.  When a Request meets another edge of the same change (nested edges), and one
+ * of its pins shows that it decided for the old side, it decides for the old side again: that first pin keeps the change
+ * unsettled, so looking at the edges' `pending` is enough to know.
+ *
+ * How a request is counted: as its kind, but as a read through EDGE_COW edges: nothing is ever written that way, and a
+ * guest's write that copies from the old node must not look like an old write to it.
+ *
+ * The read section covers steps 1-3 and never a yield; fold and free wait for grace periods (change.c, node.c).
+ */
+#include "block/change.h"
+#include "block/count.h"
+#include "change-internal.h"
+
+void request_begin(Request *r, RequestKind kind)
+{
+    r->kind = kind;
+    r->slot = loop_slot_self();
+    r->npins = 0;
+    r->more = NULL;
+}
+
+static Pin *pin_at(const Request *r, unsigned i)
+{
+    return i < REQUEST_PINS ? (Pin *)&r->pins[i] : &g_array_index(r->more, Pin, i - REQUEST_PINS);
+}
+
+void request_end(Request *r)
+{
+    /* Newest first: a child's count ends before that of the node above it. */
+    while (r->npins > 0) {
+        Pin *p = pin_at(r, --r->npins);
+
+        count_end(p->node, r->slot, p->counted);
+    }
+    if (G_UNLIKELY(r->more)) {
+        g_array_free(r->more, true);
+        r->more = NULL;
+    }
+}
+
+static void pin(Request *r, Edge *e, Node *n, RequestKind counted)
+{
+    Pin p = {.edge = e, .node = n, .counted = counted};
+
+    if (r->npins < REQUEST_PINS) {
+        r->pins[r->npins] = p;
+    } else {
+        if (!r->more) {
+            r->more = g_array_new(false, false, sizeof(Pin));
+        }
+        g_array_set_size(r->more, r->npins - REQUEST_PINS);
+        g_array_append_val(r->more, p);
+    }
+    r->npins++;
+}
+
+/* True if an earlier entry of r decided for the old side of c. */
+static bool decided_old(const Request *r, const Change *c)
+{
+    for (unsigned i = 0; i < r->npins; i++) {
+        const Pin *p = pin_at(r, i);
+
+        if (atomic_load_explicit(&p->edge->pending, memory_order_acquire) == c &&
+            p->node != atomic_load_explicit(&p->edge->next, memory_order_relaxed)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+Node *edge_enter(Edge *e, Request *r)
+{
+    RequestKind kind = e->role == EDGE_COW ? REQUEST_READ : r->kind;
+    Change *c;
+    Node *n;
+
+    for (unsigned i = 0; i < r->npins; i++) {
+        Pin *p = pin_at(r, i);
+
+        if (p->edge == e) {
+            return p->node;
+        }
+    }
+
+    rcu_begin();
+    n = atomic_load_explicit(&e->node, memory_order_acquire);
+    count_begin(n, r->slot, kind);
+    barrier_light();
+    c = atomic_load_explicit(&e->pending, memory_order_acquire);
+    if (G_UNLIKELY(c)) {
+        Node *next = atomic_load_explicit(&e->next, memory_order_relaxed);
+
+        if (n != next && change_is_cut(c) && !decided_old(r, c)) {
+            count_begin(next, r->slot, kind);
+            count_end(n, r->slot, kind);
+            n = next;
+        }
+    }
+    rcu_end();
+    pin(r, e, n, kind);
+    return n;
+}

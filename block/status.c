@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Block status, and reading through a backing chain.
+ *
+ * A layer answers for itself: allocated here (data or zeroes), or not.  What is not allocated belongs to the backing node,
+ * and reads as zeroes where there is none or beyond its end.
+ */
+#include "block/count.h"
+#include "io-internal.h"
+#include <string.h>
+
+static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
+                                    bool precise, uint64_t *ret_bytes, HostOffset *ret_map)
+{
+    uint64_t size = atomic_load_explicit(&n->size, memory_order_acquire);
+    uint64_t align = n->limits.request_alignment, pnum, head;
+    HostOffset map = {0};
+    int ret;
+
+    if (bytes == 0 || offset.v > BLOCK_MAX_SIZE) {
+        return -EINVAL;
+    }
+    if (offset.v >= size) {
+        *ret_bytes = bytes;
+        return STATUS_ZERO | STATUS_EOF;
+    }
+    bytes = MIN(bytes, size - offset.v);
+    if (!n->driver->block_status) {
+        if (n->driver->is_filter && n->file) {
+            return edge_block_status(n->file, r, offset, bytes, flags, precise, ret_bytes, ret_map);
+        }
+        pnum = bytes;
+        map = host(offset.v);
+        ret = STATUS_DATA | STATUS_ALLOCATED;
+    } else {
+        /* Drivers are asked in their own units. */
+        head = offset.v & (align - 1);
+        ret = n->driver->block_status(n, r, guest(offset.v - head), (bytes + head + align - 1) & ~(align - 1),
+                                      flags, precise, &pnum, &map);
+        if (ret < 0) {
+            return ret;
+        }
+        pnum = MIN(pnum - head, bytes);
+        map = host_add(map, head);
+    }
+    /* Data whose place is a hole in the file below reads as zeroes. */
+    if (precise && n->file && (ret & STATUS_DATA) && (ret & STATUS_OFFSET_VALID) && !(ret & STATUS_COMPRESSED)) {
+        uint64_t below;
+        int s = edge_block_status(n->file, r, host_to_child(map), pnum, 0, true, &below, NULL);
+
+        if (s >= 0) {
+            pnum = MIN(pnum, below);
+            if (s & STATUS_ZERO) {
+                ret = (ret & ~STATUS_DATA) | STATUS_ZERO;
+            }
+        }
+    }
+    if (offset.v + pnum == size) {
+        ret |= STATUS_EOF;
+    }
+    *ret_bytes = pnum;
+    if (ret_map) {
+        *ret_map = map;
+    }
+    return ret;
+}
+
+int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
+                                   bool precise, uint64_t *ret_bytes, HostOffset *ret_map)
+{
+    Node *n = edge_enter(e, r);
+
+    if (flags & REQ_COPY) {
+        edge_copy_barrier(e);
+    }
+    return node_status(n, r, offset, bytes, flags, precise, ret_bytes, ret_map);
+}
+
+int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
+                                         uint64_t *ret_bytes, int *ret_depth)
+{
+    uint64_t top_size = edge_size(e, r), pnum = bytes;
+    bool below_end = false; /* beyond the end of some backing node: zeroes by its shortness */
+    int depth = 1;
+
+    for (;;) {
+        Node *n;
+        uint64_t len;
+        int ret = edge_block_status(e, r, offset, pnum, flags, true, &len, NULL);
+
+        if (ret < 0) {
+            return ret;
+        }
+        n = edge_enter(e, r);
+        if (depth > 1 && (ret & STATUS_EOF) && !(ret & STATUS_ALLOCATED) &&
+            offset.v >= atomic_load_explicit(&n->size, memory_order_acquire)) {
+            below_end = true;
+        }
+        pnum = MIN(pnum, len);
+        e = atomic_load_explicit(&n->backing, memory_order_acquire);
+        if ((ret & STATUS_ALLOCATED) || !e || below_end) {
+            bool decided = ret & STATUS_ALLOCATED;
+
+            *ret_bytes = pnum;
+            if (ret_depth) {
+                *ret_depth = decided ? depth : below_end ? depth : 0;
+            }
+            ret = !decided || (ret & STATUS_ZERO) ? STATUS_ZERO : STATUS_DATA;
+            return ret | (offset.v + pnum >= top_size ? STATUS_EOF : 0) | (decided ? STATUS_ALLOCATED : 0);
+        }
+        depth++;
+    }
+}
+
+int coroutine_fn backing_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+{
+    Edge *b = atomic_load_explicit(&n->backing, memory_order_acquire);
+    uint64_t size = b ? edge_size(b, r) : 0;
+    size_t len = offset.v >= size ? 0 : MIN(iov->size, size - offset.v);
+    int ret = 0;
+
+    if (len == iov->size) {
+        return edge_preadv(b, r, offset, iov, flags);
+    }
+    if (len > 0) {
+        g_auto(IoVector) part = {0};
+
+        iov_init_slice(&part, iov, 0, len);
+        ret = edge_preadv(b, r, offset, &part, flags);
+    }
+    if (ret == 0) {
+        iov_memset(iov, len, 0, iov->size - len);
+    }
+    return ret;
+}
+
+int coroutine_fn backing_is_zero(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags)
+{
+    Edge *b = atomic_load_explicit(&n->backing, memory_order_acquire);
+
+    if (!b) {
+        return STATUS_ZERO;
+    }
+    while (bytes > 0) {
+        uint64_t len;
+        int ret = edge_block_status_above(b, r, offset, bytes, flags, &len, NULL);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (!(ret & STATUS_ZERO)) {
+            return STATUS_DATA;
+        }
+        offset = guest_add(offset, len);
+        bytes -= MIN(len, bytes);
+    }
+    return STATUS_ZERO;
+}

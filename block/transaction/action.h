@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Actions and the planned graph; private to block/transaction/.
+ *
+ * An action answers for its part of every phase (transaction.c says when each is called).  All functions run in the control
+ * thread; those marked coroutine_fn may suspend.
+ */
+#ifndef BLOCK_TRANSACTION_ACTION_H
+#define BLOCK_TRANSACTION_ACTION_H
+
+#include "block/change.h"
+#include "block/graph.h"
+#include "block/transaction.h"
+
+typedef struct Action Action;
+typedef struct PlannedGraph PlannedGraph;
+typedef struct PlannedNode PlannedNode;
+
+typedef struct ActionOps {
+    const char *name; /* as in the schema */
+    /* Checks against the graph as the earlier actions will leave it, adds to it what this one will do, and reserves.
+     * Changes nothing else; may be followed by free alone. */
+    bool (*plan)(Action *a, PlannedGraph *g, Error **errp);
+    /* All that is slow and can fail, and needs no other action.  Runs beside the prepares of all other actions. */
+    bool coroutine_fn (*prepare)(Action *a, Error **errp);
+    /* After all prepares, in list order: what builds on earlier actions.  May fail. */
+    bool coroutine_fn (*link)(Action *a, Error **errp);
+    /* At the cut, right after it, in list order: what queries show.  Cannot fail nor suspend. */
+    void (*commit)(Action *a);
+    /* Settled: gives up what only old requests needed.  Beside those of the other actions.  Cannot fail. */
+    void coroutine_fn (*settled)(Action *a);
+    /* Takes back all that prepare and link did, however far they came.  Newest action first. */
+    void coroutine_fn (*undo)(Action *a);
+    /* Frees memory. */
+    void (*free)(Action *a);
+} ActionOps;
+
+struct Action {
+    const ActionOps *ops;
+    Transaction *t;
+    unsigned index; /* in the list, from 0 */
+};
+
+struct Transaction {
+    GPtrArray *actions;  /* Action * */
+    PlannedGraph *graph; /* while planning and preparing */
+    GPtrArray *nodes;    /* reserved, references */
+    GPtrArray *names;    /* reserved node names */
+    GPtrArray *moves;    /* SnapshotMove * (snapshot-common.c), in list order */
+    Change *change;
+    int64_t begun, prepared, settled; /* clock_ns() */
+    bool running;
+    bool detached; /* the command has its reply; settling goes on: frees itself */
+};
+
+/* Takes ownership of a. */
+void transaction_add(Transaction *t, Action *a);
+
+/* ---- plan.c ---- */
+
+struct PlannedNode {
+    char *name;
+    Node *real;           /* NULL: an earlier action will have made it */
+    Action *maker;        /* of a planned one */
+    Node *made;           /* set by the maker when it has opened it */
+    PlannedNode *overlay; /* on top of it in this transaction */
+    bool is_overlay;      /* of another in this transaction */
+};
+
+PlannedGraph *planned_graph_new(Transaction *t);
+void planned_graph_free(PlannedGraph *g);
+/* As node_lookup(), over real and planned nodes. */
+PlannedNode *planned_lookup(PlannedGraph *g, const char *device, const char *node_name, Error **errp);
+/* A node that an action will make; its name is reserved.  Error: "New overlay node-name already in use". */
+PlannedNode *planned_new(PlannedGraph *g, Action *maker, const char *name, Error **errp);
+/* The same with a generated name, which nobody can have. */
+PlannedNode *planned_new_auto(PlannedGraph *g, Action *maker, const char *name);
+/* A file that an action will write; the same one twice fails as QEMU's lock does. */
+bool planned_file(PlannedGraph *g, const char *path, Error **errp);
+/* The node that a planned one is by now. */
+Node *planned_node(const PlannedNode *p);
+
+/* ---- reserve.c ---- */
+
+/* Reserves n for t.  False: another transaction has it; *ret_busy names the node. */
+bool transaction_reserve(Transaction *t, Node *n);
+void transaction_release_all(Transaction *t);
+void transaction_began(Transaction *t);
+void transaction_ended(Transaction *t);
+
+/* ---- actions ---- */
+Action *snapshot_sync_action_new(const SnapshotSyncArgs *args);
+Action *snapshot_action_new(const char *node, const char *overlay);
+Action *abort_action_new(void);
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What both external snapshot actions share; private to block/transaction/.
+ */
+#ifndef BLOCK_TRANSACTION_SNAPSHOT_COMMON_H
+#define BLOCK_TRANSACTION_SNAPSHOT_COMMON_H
+
+#include "action.h"
+
+/* One old node and its overlay, as far as an action has come with them. */
+typedef struct Snapshot {
+    PlannedNode *old, *overlay; /* planned; the transaction's */
+    Node *old_node;             /* from link on; reference */
+    Node *overlay_node;         /* likewise */
+    Edge *backing;              /* overlay -> old, attached by link */
+    bool ro_prepared;
+    bool wrote_backing_string;  /* into the overlay's header; taken out again by unlink */
+} Snapshot;
+
+/* Plan: may `old` get an overlay? */
+bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_name, PlannedNode **ret_old, Error **errp);
+/* Plan: may `overlay` be one for it? */
+bool snapshot_plan_overlay(PlannedNode *old, PlannedNode *overlay, Error **errp);
+/* Prepare: flushes the old node while I/O goes on, so that little is left for settle. */
+bool coroutine_fn snapshot_flush_old(PlannedNode *old, Error **errp);
+/* Link: checks the pair as it is now, attaches the backing edge, prepares read-only, adds the move to the change. */
+bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp);
+void coroutine_fn snapshot_unlink(Snapshot *s);
+/* Settled: the old node becomes read-only, permissions follow. */
+void coroutine_fn snapshot_settled(Snapshot *s);
+void snapshot_clear(Snapshot *s);
+
+/* Link, for overlays that were there before: writes the true backing name into a header that has none (S15). */
+bool coroutine_fn snapshot_complete_header(Snapshot *s, Error **errp);
+
+/* The name that a header or a new overlay should have for `n`: absolute (S16); freed by the caller. */
+char *snapshot_backing_name(const Node *n);
+
+#endif

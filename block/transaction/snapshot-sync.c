@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The action `blockdev-snapshot-sync`: makes (or reuses) an image file and puts it as an overlay on top of a node.
+ *
+ * prepare, with I/O running and beside the other actions:
+ *   1. flush the old node;
+ *   2. mode absolute-paths: the file comes into being (block/protocol/file-create.c says how an existing one is kept safe), gets its
+ *      format, is complete and durable, its directory too;
+ *   3. the overlay is opened, hidden, with the options that the old node has (S18).
+ * commit shows the overlay.  undo closes it and brings the directory back to what it was.
+ *
+ * The overlay has no other owner than its users; if the old node had none, it belongs to the monitor (S17).
+ */
+#include "snapshot-common.h"
+#include "../node-internal.h"
+#include "block/file.h"
+#include "qapi-types-block-core.h"
+#include "util/worker.h"
+#include <string.h>
+
+typedef struct SnapshotSyncAction {
+    Action base;
+    /* arguments */
+    char *device, *node_name, *file, *snapshot_node_name, *format;
+    SnapshotMode mode;
+    /* plan */
+    char *overlay_name;
+    Snapshot s;
+    /* prepare */
+    SnapshotFile *created; /* NULL in mode existing */
+    Node *overlay;         /* reference */
+} SnapshotSyncAction;
+
+/* ---- plan ---- */
+
+static bool plan(Action *a, PlannedGraph *g, Error **errp)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+    PlannedNode *old;
+
+    if (!snapshot_plan_old(g, sa->device, sa->node_name, &old, errp)) {
+        return false;
+    }
+    if (sa->node_name && !sa->snapshot_node_name) {
+        error_set(errp, ERROR_INVALID, sa->node_name, "snapshot", "New overlay node-name missing");
+        return false;
+    }
+    g_free(sa->overlay_name);
+    sa->overlay_name = sa->snapshot_node_name ? g_strdup(sa->snapshot_node_name) : node_generate_name();
+    sa->s.old = old;
+    if (sa->snapshot_node_name) {
+        sa->s.overlay = planned_new(g, a, sa->snapshot_node_name, errp);
+    } else {
+        sa->s.overlay = planned_new_auto(g, a, sa->overlay_name);
+    }
+    if (!sa->s.overlay) {
+        return false;
+    }
+    sa->s.overlay->is_overlay = true;
+    old->overlay = sa->s.overlay;
+    return planned_file(g, sa->file, errp);
+}
+
+/* ---- prepare ---- */
+
+/* blocking calls of file.h, on a worker */
+typedef struct FileStep {
+    bool (*fn)(SnapshotFile *f, Error **errp);
+    SnapshotFile *file;
+    Error *err;
+} FileStep;
+
+static int file_step(void *opaque)
+{
+    FileStep *s = opaque;
+
+    return s->fn(s->file, &s->err) ? 0 : -1;
+}
+
+static bool coroutine_fn on_worker(bool (*fn)(SnapshotFile *f, Error **errp), SnapshotFile *f, Error **errp)
+{
+    FileStep s = {.fn = fn, .file = f};
+
+    if (worker_run(WORKERS_CONTROL, file_step, &s) < 0) {
+        error_move(errp, &s.err);
+        return false;
+    }
+    return true;
+}
+
+/* The first real node under what is planned: its options are what the user chose for this disk. */
+static const Node *model_of(const PlannedNode *old)
+{
+    while (!old->real) {
+        old = ((SnapshotSyncAction *)old->maker)->s.old;
+    }
+    return old->real;
+}
+
+static void add_cache(struct json_object *o, const Node *like)
+{
+    struct json_object *cache = json_object_new_object();
+
+    json_object_object_add(cache, "direct", json_object_new_boolean(like->cache_direct));
+    json_object_object_add(cache, "no-flush", json_object_new_boolean(like->cache_no_flush));
+    json_object_object_add(o, "cache", cache);
+}
+
+/* Options of the protocol node: those of the old one's file where it is a file (aio, locking). */
+static BlockdevOptions *file_options(const SnapshotSyncAction *sa, Error **errp)
+{
+    const Node *like = model_of(sa->s.old), *file = like;
+    struct json_object *o = json_object_new_object();
+    BlockdevOptions *options = NULL;
+
+    while (file->file) {
+        file = file->file->target;
+    }
+    json_object_object_add(o, "driver", json_object_new_string("file"));
+    json_object_object_add(o, "filename", json_object_new_string(sa->file));
+    json_object_object_add(o, "discard", json_object_new_string("unmap"));
+    add_cache(o, like);
+    if (qapi_parse_BlockdevOptions(o, &options, errp) && file->options->driver == BLOCKDEV_DRIVER_FILE) {
+        const BlockdevOptionsFile *have = &file->options->u.file;
+
+        options->u.file.has_aio = have->has_aio;
+        options->u.file.aio = have->aio;
+        options->u.file.has_locking = have->has_locking;
+        options->u.file.locking = have->locking;
+        options->u.file.has_aio_max_batch = have->has_aio_max_batch;
+        options->u.file.aio_max_batch = have->aio_max_batch;
+    }
+    json_object_put(o);
+    return options;
+}
+
+static BlockdevOptions *overlay_options(const SnapshotSyncAction *sa, const Node *file, Error **errp)
+{
+    static const char *const detect[] = {"off", "on", "unmap"};
+    const Node *like = model_of(sa->s.old);
+    struct json_object *o = json_object_new_object();
+    BlockdevOptions *options = NULL;
+
+    json_object_object_add(o, "driver", json_object_new_string(sa->format));
+    json_object_object_add(o, "node-name", json_object_new_string(sa->overlay_name));
+    json_object_object_add(o, "file", json_object_new_string(file->name));
+    json_object_object_add(o, "read-only", json_object_new_boolean(atomic_load(&((Node *)like)->read_only)));
+    json_object_object_add(o, "discard", json_object_new_string(like->discard_unmap ? "unmap" : "ignore"));
+    json_object_object_add(o, "detect-zeroes", json_object_new_string(detect[like->detect_zeroes]));
+    add_cache(o, like);
+    (void)qapi_parse_BlockdevOptions(o, &options, errp);
+    json_object_put(o);
+    return options;
+}
+
+static char *describe_creator(void *opaque)
+{
+    (void)opaque;
+    return g_strdup("image creation");
+}
+
+static const EdgeOwner creator = {.describe = describe_creator, .name = describe_creator};
+
+/* Writes the format into the empty file node. */
+static bool coroutine_fn format_file(SnapshotSyncAction *sa, const BlockDriver *drv, Node *file, Error **errp)
+{
+    const PlannedNode *old = sa->s.old;
+    const Node *like = model_of(old);
+    g_autofree char *backing_file = NULL;
+    CreateSpec spec = {.size = atomic_load(&((Node *)like)->size)};
+    Edge *e;
+    bool ok;
+
+    if (old->real) {
+        backing_file = snapshot_backing_name(old->real);
+        spec.backing_format = old->real->driver->name;
+    } else {
+        const SnapshotSyncAction *maker = (SnapshotSyncAction *)old->maker;
+
+        backing_file = g_canonicalize_filename(maker->file, NULL);
+        spec.backing_format = maker->format;
+    }
+    spec.backing_file = backing_file;
+    e = edge_attach(file, NULL, &creator, sa, "root", EDGE_ROOT, PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
+                    PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
+    if (!e) {
+        return false;
+    }
+    ok = drv->create(e, &spec, errp);
+    edge_detach(e);
+    return ok;
+}
+
+/* What QEMU says of formats and names that cannot be, in its order. */
+static const BlockDriver *check_format(const SnapshotSyncAction *sa, Error **errp)
+{
+    const BlockDriver *drv = driver_find(sa->format);
+    g_autofree char *backing = NULL;
+
+    if (sa->mode == SNAPSHOT_EXISTING) {
+        if (!drv) {
+            error_set(errp, ERROR_UNSUPPORTED, sa->format, "open", "Unknown driver '%s'", sa->format);
+        }
+        return drv;
+    }
+    if (!drv) {
+        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create", "Unknown file format '%s'", sa->format);
+        return NULL;
+    }
+    if (!drv->create && strcmp(drv->name, "raw") != 0 && strcmp(drv->name, "file") != 0) {
+        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create", "Format driver '%s' does not support image creation",
+                  sa->format);
+        return NULL;
+    }
+    if (!drv->supports_backing) {
+        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create", "Backing file not supported for file format '%s'",
+                  sa->format);
+        return NULL;
+    }
+    backing = sa->s.old->real ? g_strdup(sa->s.old->real->filename) : NULL;
+    if (g_strcmp0(backing, sa->file) == 0) {
+        error_set(errp, ERROR_INVALID, sa->file, "create",
+                  "Error: Trying to create an image with the same filename as the backing file");
+        return NULL;
+    }
+    return drv;
+}
+
+static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver *drv, Error **errp)
+{
+    g_autoptr(BlockdevOptions) fo = file_options(sa, errp), oo = NULL;
+    g_autoptr(Node) file = NULL;
+
+    if (!fo) {
+        return false;
+    }
+    file = node_open(fo, NODE_OPEN_HIDDEN, NULL, errp);
+    if (!file) {
+        return false;
+    }
+    if (sa->created &&
+        (!format_file(sa, drv, file, errp) || !on_worker(snapshot_file_finish, sa->created, errp))) {
+        return false;
+    }
+    oo = overlay_options(sa, file, errp);
+    if (!oo) {
+        return false;
+    }
+    sa->overlay = node_open(oo, NODE_OPEN_HIDDEN | NODE_OPEN_NO_BACKING, sa->base.t, errp);
+    if (!sa->overlay) {
+        return false;
+    }
+    sa->overlay->auto_name = !sa->snapshot_node_name;
+    sa->s.overlay->made = sa->overlay;
+    return true;
+}
+
+static bool coroutine_fn prepare(Action *a, Error **errp)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+    const BlockDriver *drv;
+
+    if (!snapshot_flush_old(sa->s.old, errp)) {
+        return false;
+    }
+    drv = check_format(sa, errp);
+    if (!drv) {
+        return false;
+    }
+    if (sa->mode == SNAPSHOT_ABSOLUTE_PATHS) {
+        sa->created = snapshot_file_new(sa->file);
+        if (!on_worker(snapshot_file_prepare, sa->created, errp)) {
+            return false;
+        }
+    }
+    return open_overlay(sa, drv, errp);
+}
+
+/* ---- link, commit, settle, undo ---- */
+
+static bool coroutine_fn link_overlay(Action *a, Error **errp)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+
+    return snapshot_link(&sa->s, a->t, errp) &&
+           (sa->mode != SNAPSHOT_EXISTING || snapshot_complete_header(&sa->s, errp));
+}
+
+static void commit(Action *a)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+
+    node_show(sa->overlay);
+    if (sa->overlay->parents->len == 0) {
+        node_ref(sa->overlay);
+        sa->overlay->monitor_owned = true;
+    }
+}
+
+static int forget_replaced(void *opaque)
+{
+    snapshot_file_commit(opaque);
+    return 0;
+}
+
+static void coroutine_fn settled(Action *a)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+
+    snapshot_settled(&sa->s);
+    if (sa->created) {
+        worker_run(WORKERS_CONTROL, forget_replaced, sa->created);
+    }
+}
+
+static int undo_file(void *opaque)
+{
+    snapshot_file_undo(opaque);
+    return 0;
+}
+
+static void coroutine_fn undo(Action *a)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+
+    snapshot_unlink(&sa->s);
+    if (sa->overlay) {
+        g_clear_pointer(&sa->overlay, node_unref);
+        node_wait_all_closed(); /* its file must not be written after it is put back */
+    }
+    if (sa->created) {
+        worker_run(WORKERS_CONTROL, undo_file, sa->created);
+    }
+}
+
+static void free_action(Action *a)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+
+    snapshot_clear(&sa->s);
+    node_unref(sa->overlay);
+    snapshot_file_free(sa->created);
+    g_free(sa->device);
+    g_free(sa->node_name);
+    g_free(sa->file);
+    g_free(sa->snapshot_node_name);
+    g_free(sa->format);
+    g_free(sa->overlay_name);
+    g_free(sa);
+}
+
+static const ActionOps ops = {
+    .name = "blockdev-snapshot-sync",
+    .plan = plan,
+    .prepare = prepare,
+    .link = link_overlay,
+    .commit = commit,
+    .settled = settled,
+    .undo = undo,
+    .free = free_action,
+};
+
+Action *snapshot_sync_action_new(const SnapshotSyncArgs *args)
+{
+    SnapshotSyncAction *sa = g_new0(SnapshotSyncAction, 1);
+
+    sa->base.ops = &ops;
+    sa->device = g_strdup(args->device);
+    sa->node_name = g_strdup(args->node_name);
+    sa->file = g_strdup(args->snapshot_file);
+    sa->snapshot_node_name = g_strdup(args->snapshot_node_name);
+    sa->format = g_strdup(args->format ? args->format : "qcow2");
+    sa->mode = args->mode;
+    return &sa->base;
+}

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The life of a transaction.
+ *
+ *            plan          prepare, link          record        cut            settle
+ *   NEW --------> PLANNED ---------------> PREPARED -----> RECORDED --> COMMITTED -------> SETTLED
+ *     \              \                        \
+ *      `-- error ---- `-- undo, error -------- `-- undo, error             (no way back from here)
+ *
+ *   plan      every action, in list order, against the planned graph; never suspends; reserves nodes and names.  A node that another
+ *             running transaction has reserved: everything is given back, we wait for an end (bounded) and plan anew.
+ *   prepare   of all actions side by side, with I/O running: files, opens, flushes.  Then link, in list order.
+ *   undo      of the failing and of all other actions, newest first.
+ *   record    nothing yet is written; the journal will write here that the group is committed.
+ *   cut       arm and cut the change; then commit of every action, in the same turn of the control loop: no query and no
+ *             command runs in between (T1).
+ *   settle    old requests end, old nodes are flushed, made read-only; edges are folded; reservations end.
+ *
+ * What must hold: T1 (all or nothing), T2 (no error after the record; the reply comes when settled, or with success at the settle
+ * timeout), T3 (undo leaves no trace), T4 (no request waits for any of this).
+ *
+ * Errors: the first in list order, as QEMU reports it.
+ */
+#include "action.h"
+#include "util/log.h"
+
+void coroutine_fn transaction_wait_other(int64_t deadline_ns);
+
+Transaction *transaction_new(void)
+{
+    Transaction *t = g_new0(Transaction, 1);
+
+    t->actions = g_ptr_array_new();
+    t->nodes = g_ptr_array_new();
+    t->names = g_ptr_array_new_with_free_func(g_free);
+    return t;
+}
+
+static void transaction_destroy(Transaction *t)
+{
+    for (guint i = 0; i < t->actions->len; i++) {
+        Action *a = g_ptr_array_index(t->actions, i);
+
+        a->ops->free(a);
+    }
+    g_ptr_array_free(t->actions, true);
+    planned_graph_free(t->graph);
+    g_ptr_array_free(t->nodes, true);
+    g_ptr_array_free(t->names, true);
+    change_free(t->change);
+    g_free(t);
+}
+
+void transaction_free(Transaction *t)
+{
+    if (!t) {
+        return;
+    }
+    if (t->running) {
+        t->detached = true; /* settling goes on; it frees us */
+        return;
+    }
+    transaction_destroy(t);
+}
+
+void transaction_add(Transaction *t, Action *a)
+{
+    a->t = t;
+    a->index = t->actions->len;
+    g_ptr_array_add(t->actions, a);
+}
+
+void transaction_add_snapshot_sync(Transaction *t, const SnapshotSyncArgs *args)
+{
+    transaction_add(t, snapshot_sync_action_new(args));
+}
+
+void transaction_add_snapshot(Transaction *t, const char *node, const char *overlay)
+{
+    transaction_add(t, snapshot_action_new(node, overlay));
+}
+
+void transaction_add_abort(Transaction *t)
+{
+    transaction_add(t, abort_action_new());
+}
+
+/* ---- plan ---- */
+
+static bool plan_once(Transaction *t, Error **errp)
+{
+    t->graph = planned_graph_new(t);
+    for (guint i = 0; i < t->actions->len; i++) {
+        Action *a = g_ptr_array_index(t->actions, i);
+
+        if (a->ops->plan && !a->ops->plan(a, t->graph, errp)) {
+            transaction_release_all(t);
+            planned_graph_free(t->graph);
+            t->graph = NULL;
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool coroutine_fn plan(Transaction *t, Error **errp)
+{
+    int64_t deadline = clock_ns() + TRANSACTION_BUSY_TIMEOUT_NS;
+
+    for (;;) {
+        g_autoptr(Error) err = NULL;
+
+        if (plan_once(t, &err)) {
+            return true;
+        }
+        /* Only a reservation by another transaction passes with time. */
+        if (g_strcmp0(err->operation, "reserve") != 0 || clock_ns() >= deadline) {
+            error_move(errp, &err);
+            return false;
+        }
+        transaction_wait_other(deadline);
+    }
+}
+
+/* ---- prepare ---- */
+
+typedef struct Step {
+    Action *action;
+    CoGroup *group;
+    Error *err;
+    bool ok;
+} Step;
+
+static void coroutine_fn prepare_one(void *opaque)
+{
+    Step *s = opaque;
+
+    s->ok = s->action->ops->prepare(s->action, &s->err);
+    co_group_done(s->group);
+}
+
+static void coroutine_fn settled_one(void *opaque)
+{
+    Step *s = opaque;
+
+    s->action->ops->settled(s->action);
+    co_group_done(s->group);
+}
+
+/* Runs fn for every action side by side and waits for all. */
+static void coroutine_fn for_all(Transaction *t, Step *steps, CoroutineFn *fn, size_t op_offset)
+{
+    CoGroup group;
+
+    co_group_init(&group);
+    for (guint i = 0; i < t->actions->len; i++) {
+        Action *a = g_ptr_array_index(t->actions, i);
+
+        steps[i].action = a;
+        steps[i].group = &group;
+        steps[i].ok = true;
+        if (G_STRUCT_MEMBER(void *, a->ops, op_offset)) {
+            co_group_add(&group, 1);
+            co_start(fn, &steps[i]);
+        }
+    }
+    co_group_wait(&group);
+    co_group_destroy(&group);
+}
+
+static bool coroutine_fn prepare(Transaction *t, Error **errp)
+{
+    g_autofree Step *steps = g_new0(Step, MAX(t->actions->len, 1));
+    bool ok = true;
+
+    for_all(t, steps, prepare_one, G_STRUCT_OFFSET(ActionOps, prepare));
+    for (guint i = 0; i < t->actions->len; i++) {
+        Action *a = g_ptr_array_index(t->actions, i);
+
+        if (!steps[i].ok && ok) {
+            error_move(errp, &steps[i].err);
+            ok = false;
+        } else if (ok && a->ops->link) {
+            ok = a->ops->link(a, errp);
+        }
+        error_free(steps[i].err);
+    }
+    return ok;
+}
+
+static void coroutine_fn undo(Transaction *t)
+{
+    for (guint i = t->actions->len; i-- > 0;) {
+        Action *a = g_ptr_array_index(t->actions, i);
+
+        if (a->ops->undo) {
+            a->ops->undo(a);
+        }
+    }
+}
+
+/* ---- cut ---- */
+
+static void cut(Transaction *t)
+{
+    change_arm(t->change);
+    change_cut(t->change);
+    for (guint i = 0; i < t->actions->len; i++) {
+        Action *a = g_ptr_array_index(t->actions, i);
+
+        if (a->ops->commit) {
+            a->ops->commit(a);
+        }
+    }
+}
+
+/* ---- settle ---- */
+
+typedef struct Settle {
+    Transaction *t;
+    Coroutine *waiter; /* the command's; NULL once it stopped waiting */
+    Timer timer;
+} Settle;
+
+static void coroutine_fn settle(void *opaque)
+{
+    Settle *s = opaque;
+    Transaction *t = s->t;
+    g_autofree Step *steps = g_new0(Step, MAX(t->actions->len, 1));
+    g_autoptr(Error) err = NULL;
+
+    if (!change_settle(t->change, -1, &err)) {
+        /* T2: committed all the same.  The failed flush is sticky, so the guest's next flush tells it. */
+        log_warn("snapshot group is degraded: %s", err->message);
+    }
+    for_all(t, steps, settled_one, G_STRUCT_OFFSET(ActionOps, settled));
+    change_fold(t->change);
+    t->settled = clock_ns();
+    change_free(t->change);
+    t->change = NULL;
+    transaction_release_all(t);
+    transaction_ended(t);
+    if (s->waiter) {
+        timer_cancel(&s->timer);
+        co_wake(s->waiter);
+    }
+    if (t->detached) {
+        transaction_destroy(t);
+    }
+    g_free(s);
+}
+
+static void settle_timeout(void *opaque)
+{
+    Settle *s = opaque;
+    Coroutine *waiter = s->waiter;
+
+    s->waiter = NULL;
+    log_warn("snapshot group is committed but not settled after %d s: old requests are still running",
+             (int)(TRANSACTION_SETTLE_TIMEOUT_NS / 1000000000));
+    co_wake(waiter);
+}
+
+/* Settles in a coroutine of its own, and waits for it as long as a reply may take. */
+static void coroutine_fn settle_and_wait(Transaction *t)
+{
+    Settle *s = g_new0(Settle, 1);
+
+    s->t = t;
+    s->waiter = co_self();
+    timer_init(&s->timer, settle_timeout, s);
+    timer_arm(&s->timer, clock_ns() + TRANSACTION_SETTLE_TIMEOUT_NS);
+    co_spawn(loop_control(), settle, s);
+    co_yield();
+}
+
+bool coroutine_fn transaction_run(Transaction *t, Error **errp)
+{
+    g_assert(!t->running && !t->change);
+    t->begun = clock_ns();
+    if (!plan(t, errp)) {
+        return false;
+    }
+    transaction_began(t);
+    t->change = change_new();
+    if (!prepare(t, errp)) {
+        change_free(t->change); /* was never armed; its references would keep overlays open */
+        t->change = NULL;
+        undo(t);
+        transaction_release_all(t);
+        transaction_ended(t);
+        return false;
+    }
+    t->prepared = clock_ns();
+    cut(t);
+    settle_and_wait(t);
+    return true;
+}
