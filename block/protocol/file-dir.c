@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Directories of files; see file-dir.h.
+ */
+#include "file-dir.h"
+#include "block/file.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <unistd.h>
+
+/* As many symbolic links as the kernel follows. */
+#define LINKS_MAX 40
+
+static int open_dir(int at, const char *path, bool *ret_can_sync)
+{
+    int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    *ret_can_sync = fd >= 0;
+    if (fd < 0 && errno == EACCES) {
+        fd = openat(at, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+void file_place_clear(FilePlace *p)
+{
+    if (p->dir >= 0) {
+        close(p->dir);
+    }
+    g_free(p->name);
+    *p = (FilePlace){.dir = -1};
+}
+
+/* One step: the directory part of `path`, seen from `from`; the rest is the name. */
+static int enter(int from, const char *path, FilePlace *ret)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    g_autofree char *dir = slash == path ? g_strdup("/")
+                           : slash       ? g_strndup(path, slash - path)
+                                         : g_strdup(".");
+    int fd;
+
+    if (path[0] == '\0') {
+        return -ENOENT;
+    }
+    if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+        return -EISDIR;
+    }
+    fd = open_dir(from, dir, &ret->can_sync);
+    if (fd < 0) {
+        return fd;
+    }
+    ret->dir = fd;
+    ret->name = g_strdup(name);
+    return 0;
+}
+
+int file_place_find(const char *path, FilePlace *ret)
+{
+    FilePlace p = {.dir = -1};
+    int err = enter(AT_FDCWD, path, &p);
+
+    for (int links = 0; err == 0; links++) {
+        g_autofree char *target = g_malloc(PATH_MAX);
+        ssize_t len = readlinkat(p.dir, p.name, target, PATH_MAX);
+        FilePlace next = {.dir = -1};
+
+        if (len < 0) {
+            /* EINVAL: not a link; the others are for who uses the name to find out. */
+            *ret = p;
+            return 0;
+        }
+        if (len == PATH_MAX || links == LINKS_MAX) {
+            err = len == PATH_MAX ? -ENAMETOOLONG : -ELOOP;
+            break;
+        }
+        target[len] = '\0';
+        err = enter(p.dir, target, &next);
+        file_place_clear(&p);
+        p = next;
+    }
+    file_place_clear(&p);
+    return err;
+}
+
+int file_place_sync(const FilePlace *p)
+{
+    int fd, ret;
+
+    if (p->can_sync) {
+        return fsync(p->dir) < 0 ? -errno : 0;
+    }
+    /* Any file of the file system will do, but not a descriptor opened with O_PATH. */
+    fd = openat(p->dir, p->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) {
+        sync();
+        return 0;
+    }
+    ret = syncfs(fd) < 0 ? -errno : 0;
+    close(fd);
+    return ret;
+}
+
+bool file_place_is(const FilePlace *p, const char *name, const struct stat *st)
+{
+    struct stat now;
+
+    return fstatat(p->dir, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_dev == st->st_dev &&
+           now.st_ino == st->st_ino;
+}
+
+bool file_sync_parent_dir(const char *path, Error **errp)
+{
+    FilePlace p = {.dir = -1};
+    int ret = file_place_find(path, &p);
+
+    if (ret == 0) {
+        ret = file_place_sync(&p);
+        file_place_clear(&p);
+    }
+    if (ret < 0) {
+        error_set_errno(errp, -ret, path, "sync", "Could not sync the directory of '%s'", path);
+    }
+    return ret == 0;
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The driver `file`: a disk in a regular file.  This part: options, opening, closing.
+ *
+ * read-only=on           opened read-only
+ * read-only=off          opened writable, or not at all
+ * auto-read-only=on      opened read-only, and made writable when the first parent wants to write
+ *                        (file-perm.c); a file that cannot be written makes the node read-only
+ *
+ * aio, aio-max-batch: every value is accepted; how requests are carried out is a matter of the loop
+ *                        they come from
+ * drop-cache, x-check-cache-dropped: have a meaning only for migration between hosts
+ */
+#include "file-internal.h"
+#include "file-open.h"
+#include "qapi-types-block-core.h"
+#include "util/log.h"
+#include "util/worker.h"
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct OpenJob {
+    Node *node;
+    bool read_only;
+    OnOffAuto locking;
+    bool cannot_write; /* out: auto-read-only, and the file is not writable */
+    struct stat st;
+    NodeLimits limits;
+    Error **errp;
+} OpenJob;
+
+static bool open_failed(const OpenJob *j, int ret, bool writable)
+{
+    const char *name = j->node->filename;
+
+    if (ret == FILE_NOT_REGULAR) {
+        if (S_ISDIR(j->st.st_mode) && writable) {
+            ret = -EISDIR;
+        } else if (S_ISSOCK(j->st.st_mode)) {
+            ret = -ENXIO;
+        } else {
+            error_set(j->errp, ERROR_UNSUPPORTED, name, "open",
+                      "'file' driver requires '%s' to be a regular file", name);
+            return false;
+        }
+    }
+    if (ret == -EINVAL && j->node->cache_direct) {
+        error_set(j->errp, ERROR_UNSUPPORTED, name, "open",
+                  "Could not open '%s': filesystem does not support O_DIRECT", name);
+        return false;
+    }
+    error_set_errno(j->errp, -ret, name, "open", "Could not open '%s'", name);
+    return false;
+}
+
+static bool can_write(int fd)
+{
+    char proc[32];
+
+    g_snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
+    return faccessat(AT_FDCWD, proc, W_OK, AT_EACCESS) == 0;
+}
+
+static bool find_locking(OpenJob *j, int fd)
+{
+    FileState *s = j->node->state;
+    bool can = file_lock_supported(fd);
+
+    if (j->locking == ON_OFF_AUTO_ON && !can) {
+        error_set(j->errp, ERROR_UNSUPPORTED, j->node->filename, "open",
+                  "locking=on was specified for '%s', but its file system has no OFD locks",
+                  j->node->filename);
+        return false;
+    }
+    s->locking = can && j->locking != ON_OFF_AUTO_OFF;
+    return true;
+}
+
+static int open_on_worker(void *opaque)
+{
+    OpenJob *j = opaque;
+    Node *n = j->node;
+    FileState *s = n->state;
+    bool writable = !j->read_only && !n->auto_read_only;
+    int fd = file_open_regular(AT_FDCWD, n->filename, file_open_flags(n, writable), &j->st);
+
+    if (fd < 0) {
+        open_failed(j, fd, writable);
+        return -1;
+    }
+    if (fstat(fd, &j->st) < 0 || (uint64_t)j->st.st_size > BLOCK_MAX_SIZE) {
+        open_failed(j, j->st.st_size < 0 ? -errno : -EFBIG, writable);
+    } else if (find_locking(j, fd)) {
+        if (n->cache_direct) {
+            file_direct_alignment(fd, &j->limits.request_alignment, &j->limits.memory_alignment);
+        }
+        j->cannot_write = !j->read_only && n->auto_read_only && !can_write(fd);
+        s->writable = writable;
+        s->fd = fd;
+        return 0;
+    }
+    close(fd);
+    return -1;
+}
+
+static bool check_options(const Node *n, const BlockdevOptionsFile *o, Error **errp)
+{
+    if (!o->filename || o->filename[0] == '\0') {
+        error_set(errp, ERROR_INVALID, n->name, "open",
+                  "The 'file' block driver requires a file name");
+        return false;
+    }
+    if (o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_NATIVE && !n->cache_direct) {
+        error_set(
+            errp, ERROR_INVALID, n->name, "open",
+            "aio=native was specified, but it requires cache.direct=on, which was not specified.");
+        return false;
+    }
+    if (o->pr_manager) {
+        error_set(errp, ERROR_NOT_FOUND, o->pr_manager, "open",
+                  "No persistent reservation manager with id '%s'", o->pr_manager);
+        return false;
+    }
+    return true;
+}
+
+static bool coroutine_fn file_open(Node *n, const BlockdevOptions *options, Error **errp)
+{
+    const BlockdevOptionsFile *o = &options->u.file;
+    FileState *s = n->state;
+    OpenJob j = {
+        .node = n,
+        .read_only = atomic_load(&n->read_only),
+        .locking = o->has_locking ? o->locking : ON_OFF_AUTO_AUTO,
+        .limits = {.request_alignment = 1, .memory_alignment = 1, .max_iov = IOV_MAX},
+        .errp = errp,
+    };
+
+    s->fd = s->next_fd = s->old_dup = s->ro_fd = s->ro_dup = -1;
+    if (!check_options(n, o, errp)) {
+        return false;
+    }
+    n->filename = g_strdup(o->filename);
+    if (worker_run(WORKERS_CONTROL, open_on_worker, &j) < 0) {
+        return false;
+    }
+    pthread_mutex_init(&s->status_lock, NULL);
+    co_mutex_init(&s->resize_lock);
+    co_mutex_init(&s->control_lock);
+    n->limits = j.limits;
+    atomic_store(&n->size, file_node_size(j.st.st_size));
+    if (j.cannot_write) {
+        atomic_store(&n->read_only, true);
+    }
+    return true;
+}
+
+static int close_on_worker(void *opaque)
+{
+    Node *n = opaque;
+    FileState *s = n->state;
+
+    if (s->locking) {
+        /* Requests may keep the description for a moment; its locks end now. */
+        file_lock_drop(s->fd, n->filename, s->held);
+    }
+    return close(s->fd) < 0 ? -errno : 0;
+}
+
+static void coroutine_fn file_close(Node *n)
+{
+    FileState *s = n->state;
+    int ret;
+
+    file_ro_abort(n);
+    ret = worker_run(WORKERS_CONTROL, close_on_worker, n);
+    if (ret < 0) {
+        log_warn("%s: close: %s", n->filename, strerror(-ret));
+    }
+    co_mutex_destroy(&s->control_lock);
+    co_mutex_destroy(&s->resize_lock);
+    pthread_mutex_destroy(&s->status_lock);
+}
+
+static bool file_facts(Node *n, ImageFacts *ret_facts, Error **errp)
+{
+    struct stat st;
+
+    if (fstat(file_state(n)->fd, &st) < 0) {
+        error_set_errno(errp, errno, n->filename, "query", "Could not read the state of '%s'",
+                        n->filename);
+        return false;
+    }
+    *ret_facts = (ImageFacts){.actual_size = (int64_t)st.st_blocks * 512};
+    return true;
+}
+
+const BlockDriver driver_file = {
+    .name = "file",
+    .is_protocol = true,
+    .state_size = sizeof(FileState),
+    .open = file_open,
+    .close = file_close,
+    .perm_prepare = file_perm_prepare,
+    .perm_commit = file_perm_commit,
+    .perm_abort = file_perm_abort,
+    .ro_prepare = file_ro_prepare,
+    .ro_commit = file_ro_commit,
+    .ro_abort = file_ro_abort,
+    .facts = file_facts,
+    .preadv = file_preadv,
+    .pwritev = file_pwritev,
+    .pwrite_zeroes = file_pwrite_zeroes,
+    .pdiscard = file_pdiscard,
+    .flush = file_flush,
+    .truncate = file_truncate,
+    .block_status = file_block_status,
+};
