@@ -29,11 +29,33 @@ void rcu_synchronize(void);
 /* The same for a coroutine: waits on a worker. */
 void coroutine_fn co_rcu_synchronize(void);
 
-extern bool barrier_light_is_fence; /* private to barrier_light() */
+/* Private to the barriers.  TSan does not know fences: there a read-modify-write of one variable orders both sides. */
+extern bool barrier_light_is_fence;
+extern _Atomic unsigned barrier_dummy;
+#if defined(__SANITIZE_THREAD__)
+#define BARRIER_IS_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define BARRIER_IS_TSAN 1
+#endif
+#endif
+#ifdef BARRIER_IS_TSAN
+static inline void barrier_fence(void)
+{
+    atomic_fetch_add_explicit(&barrier_dummy, 1, memory_order_seq_cst);
+}
+#else
+#define BARRIER_IS_TSAN 0
+static inline void barrier_fence(void)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+}
+#endif
+
 static inline void barrier_light(void)
 {
     if (__builtin_expect(barrier_light_is_fence, 0)) {
-        atomic_thread_fence(memory_order_seq_cst);
+        barrier_fence();
     } else {
         atomic_signal_fence(memory_order_seq_cst);
     }

@@ -425,6 +425,56 @@ static void coroutine_fn test_nested(void *unused)
     disk_done(&both[1]);
 }
 
+/* One request that reads, is overtaken by the cut, and then writes what it read: both on the old side. */
+typedef struct Split {
+    Edge *edge;
+    _Atomic unsigned step;
+} Split;
+
+static void coroutine_fn split_main(void *opaque)
+{
+    Split *s = opaque;
+    uint8_t buf[MEM_CLUSTER];
+    Request r;
+
+    request_begin(&r, REQUEST_WRITE);
+    g_assert_cmpint(edge_pread(s->edge, &r, guest(0), buf, sizeof(buf), REQ_COPY), ==, 0);
+    s->step = 1;
+    while (s->step != 2) {
+        co_sleep_ns(100000);
+    }
+    memset(buf, 5, sizeof(buf));
+    g_assert_cmpint(edge_pwrite(s->edge, &r, guest(0), buf, sizeof(buf), 0), ==, 0);
+    request_end(&r);
+    s->step = 3;
+}
+
+static void coroutine_fn test_one_decision(void *unused)
+{
+    Disk d;
+    Node *o;
+    Edge *b;
+    Change *c = change_new();
+    Split s = {0};
+
+    (void)unused;
+    disk_init(&d, "split");
+    b = overlay_on(&d, &o);
+    change_add(c, d.node, o, b);
+    s.edge = d.edge;
+    co_spawn(iothread_loop(threads[0]), split_main, &s);
+    wait_until(&s.step, 1);
+    change_arm(c);
+    change_cut(c);
+    s.step = 2;
+    settle_and_fold(c, &d, 1);
+    g_assert_cmpint(s.step, ==, 3);
+    g_assert_cmpint(atomic_load(&mem(o)->allocated[0]), ==, 0);
+    g_assert_cmpint(mem_peek(o, 0), ==, 5);
+    node_unref(o);
+    disk_done(&d);
+}
+
 static void coroutine_fn test_born_edge(void *unused)
 {
     g_autoptr(Error) err = NULL;
@@ -632,6 +682,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/cut/failed-settle-flush", test_failed_settle_flush, in_coroutine);
     g_test_add_data_func("/cut/settle-deadline", test_settle_deadline, in_coroutine);
     g_test_add_data_func("/cut/nested-edges-decide-once", test_nested, in_coroutine);
+    g_test_add_data_func("/cut/one-decision-a-request", test_one_decision, in_coroutine);
     g_test_add_data_func("/cut/born-edge", test_born_edge, in_coroutine);
     g_test_add_data_func("/cut/consistent-over-disks-and-threads", test_consistent_cut, in_coroutine);
     g_test_add_data_func("/cut/one-by-one-is-found-inconsistent", test_one_by_one_is_found, in_coroutine);
