@@ -349,6 +349,9 @@ bool snapshot_file_finish(SnapshotFile *f, Error **errp)
 
 static void undo_created(SnapshotFile *f)
 {
+    if (faccessat(f->place.dir, f->place.name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT) {
+        return; /* somebody else has removed it */
+    }
     if (!file_place_is(&f->place, f->place.name, &f->st)) {
         log_warn("%s: is another file now than the one a snapshot made, and stays", f->path);
     } else if (unlinkat(f->place.dir, f->place.name, 0) < 0) {
