@@ -4,7 +4,7 @@
  * trace (T3), and that nothing of anybody else is touched.
  */
 #include "block/file.h"
-#include "file-lock.h"
+#include "block/protocol/file-lock.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -252,7 +252,8 @@ static char *find_aside(void)
 static bool can_lock(const char *file)
 {
     int fd = open(file, O_RDWR | O_CLOEXEC);
-    bool ok = file_lock_check(fd, file, (FileLocks){PERM_WRITE, PERM_WRITE}, &(Error *){NULL});
+    g_autoptr(Error) err = NULL;
+    bool ok = file_lock_check(fd, file, (FileLocks){PERM_WRITE, PERM_WRITE}, &err);
 
     close(fd);
     return ok;

@@ -2,7 +2,7 @@
 /*
  * Image locks: the bytes, the conflicts, the texts, and that QEMU's tools and we refuse each other.
  */
-#include "file-lock.h"
+#include "block/protocol/file-lock.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>

@@ -262,7 +262,9 @@ static void test_together(void)
     for (uint64_t seed = 0; seed < 400; seed++) {
         g_autoptr(GByteArray) a = rebuilt(m, "d", simmachine_time(m), seed);
 
-        if (a->data[0] == 'x' && a->data[2] == 'y') {
+        if (seed % 8 == 1) { /* of these all that is in doubt survives whole */
+            g_assert_cmpint(a->data[0], ==, 'x');
+            g_assert_cmpint(a->data[2], ==, 'y');
             xy |= a->data[1] == 'y';
             yx |= a->data[1] == 'x';
         }
