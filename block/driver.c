@@ -3,7 +3,7 @@
  * The table of drivers, and probing.
  */
 #include "block/driver.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 #include <string.h>
 
 static GPtrArray *drivers;

@@ -4,7 +4,7 @@
  */
 #include "block/graph.h"
 #include "node-internal.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 
 typedef struct Dump {
     XDbgBlockGraph *graph;

@@ -13,7 +13,7 @@
  */
 #include "block/count.h"
 #include "node-internal.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 #include <string.h>
 
 static GHashTable *names;    /* name -> Node */

@@ -13,8 +13,13 @@
  */
 #include "block/graph.h"
 #include "node-internal.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
+#include "util/log.h"
+#include "util/worker.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Takes the name for the node that is being opened. */
 static char *take_name(const BlockdevOptions *o, const void *reserver, const void *token, Error **errp)
@@ -273,7 +278,7 @@ static Node *coroutine_fn open_definition(Node *n, const BlockdevOptions *defini
 bool coroutine_fn node_open_child(Node *n, const BlockdevRef *ref, const char *name, EdgeRole role, Error **errp)
 {
     Node *child = ref->type == QAPI_KIND_STRING ? find_child(n, ref->u.reference, errp)
-                                                : open_definition(n, &ref->u.definition, role, errp);
+                                                : open_definition(n, ref->u.definition, role, errp);
 
     return child && attach_child(n, child, name, role, errp);
 }
@@ -436,7 +441,7 @@ bool coroutine_fn node_open_backing(Node *n, const BlockdevRefOrNull *option, co
         child = find_child(n, option->u.reference, errp);
         break;
     default:
-        child = open_definition(n, &option->u.definition, EDGE_COW, errp);
+        child = open_definition(n, option->u.definition, EDGE_COW, errp);
         break;
     }
     return child && attach_child(n, child, "backing", EDGE_COW, errp);

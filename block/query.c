@@ -7,7 +7,7 @@
  */
 #include "block/graph.h"
 #include "node-internal.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 
 static Node *backing_of(const Node *n)
 {

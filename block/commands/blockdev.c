@@ -3,7 +3,7 @@
  * blockdev-add, blockdev-del and the queries of nodes.
  */
 #include "block/graph.h"
-#include "qapi-commands-block-core.h"
+#include "qapi-commands.h"
 #include "util/log.h"
 
 bool coroutine_fn qmp_blockdev_add(const BlockdevOptions *arg, Error **errp)

@@ -3,8 +3,7 @@
  * transaction, and the snapshot commands that are transactions of one action.
  */
 #include "block/transaction.h"
-#include "qapi-commands-block-core.h"
-#include "qapi-commands-transaction.h"
+#include "qapi-commands.h"
 
 static void add_snapshot_sync(Transaction *t, const BlockdevSnapshotSync *d)
 {

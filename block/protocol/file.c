@@ -13,7 +13,7 @@
  */
 #include "file-internal.h"
 #include "file-open.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 #include "util/log.h"
 #include "util/worker.h"
 #include <errno.h>
@@ -115,11 +115,6 @@ static bool check_options(const Node *n, const BlockdevOptionsFile *o, Error **e
         error_set(
             errp, ERROR_INVALID, n->name, "open",
             "aio=native was specified, but it requires cache.direct=on, which was not specified.");
-        return false;
-    }
-    if (o->pr_manager) {
-        error_set(errp, ERROR_NOT_FOUND, o->pr_manager, "open",
-                  "No persistent reservation manager with id '%s'", o->pr_manager);
         return false;
     }
     return true;

@@ -14,7 +14,7 @@
 #include "snapshot-common.h"
 #include "../node-internal.h"
 #include "block/file.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 #include "util/worker.h"
 #include <string.h>
 

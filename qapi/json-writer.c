@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Printing JSON as QMP's clients are used to it.
+ *
+ * Member order is part of what they are used to: existing expectations compare text.  Members come by ascending bucket of a hash of
+ * their name, within a bucket the last inserted first; insertion order is the schema's.
+ */
+#include "qapi/json-writer.h"
+#include <glib.h>
+#include <math.h>
+#include <string.h>
+
+typedef struct Member {
+    const char *key;
+    struct json_object *value;
+    unsigned bucket, index;
+} Member;
+
+static unsigned bucket_of(const char *key)
+{
+    uint32_t v = UINT32_C(0x238F13AF) * (uint32_t)strlen(key);
+
+    for (unsigned i = 0; key[i]; i++) {
+        v += (uint32_t)(unsigned char)key[i] << ((5 * i) % 24);
+    }
+    return (UINT32_C(1103515243) * v + 12345) % 512;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const Member *x = a, *y = b;
+
+    if (x->bucket != y->bucket) {
+        return x->bucket < y->bucket ? -1 : 1;
+    }
+    return x->index > y->index ? -1 : 1;
+}
+
+static void print(GString *s, struct json_object *o, bool pretty, unsigned level);
+
+static void new_line(GString *s, bool pretty, unsigned level)
+{
+    if (pretty) {
+        g_string_append_printf(s, "\n%*s", (int)(4 * level), "");
+    }
+}
+
+static void print_string(GString *s, const char *p, size_t len)
+{
+    const char *end = p + len;
+
+    g_string_append_c(s, '"');
+    while (p < end) {
+        static const char plain[] = "\"\\\b\f\n\r\t", escaped[] = "\"\\bfnrt";
+        const char *known = *p ? strchr(plain, *p) : NULL;
+        gunichar c = g_utf8_get_char_validated(p, end - p);
+
+        if (known) {
+            g_string_append_printf(s, "\\%c", escaped[known - plain]);
+            p++;
+        } else if (c == (gunichar)-1 || c == (gunichar)-2) {
+            g_string_append(s, *p ? "\\uFFFD" : "\\u0000");
+            p++;
+        } else {
+            if (c >= 0x10000) {
+                g_string_append_printf(s, "\\u%04X\\u%04X", 0xD800 + ((c - 0x10000) >> 10), 0xDC00 + ((c - 0x10000) & 0x3FF));
+            } else if (c < 0x20 || c >= 0x7F) {
+                g_string_append_printf(s, "\\u%04X", c);
+            } else {
+                g_string_append_c(s, (char)c);
+            }
+            p = g_utf8_next_char(p);
+        }
+    }
+    g_string_append_c(s, '"');
+}
+
+static void print_object(GString *s, struct json_object *o, bool pretty, unsigned level)
+{
+    unsigned n = json_object_object_length(o), i = 0;
+    g_autofree Member *members = g_new(Member, MAX(n, 1));
+
+    json_object_object_foreach(o, key, value) {
+        members[i] = (Member){.key = key, .value = value, .bucket = bucket_of(key), .index = i};
+        i++;
+    }
+    qsort(members, n, sizeof(Member), compare);
+    g_string_append_c(s, '{');
+    for (i = 0; i < n; i++) {
+        if (i > 0) {
+            g_string_append(s, pretty ? "," : ", ");
+        }
+        new_line(s, pretty, level + 1);
+        print_string(s, members[i].key, strlen(members[i].key));
+        g_string_append(s, ": ");
+        print(s, members[i].value, pretty, level + 1);
+    }
+    new_line(s, pretty, level);
+    g_string_append_c(s, '}');
+}
+
+static void print_array(GString *s, struct json_object *o, bool pretty, unsigned level)
+{
+    g_string_append_c(s, '[');
+    for (size_t i = 0; i < json_object_array_length(o); i++) {
+        if (i > 0) {
+            g_string_append(s, pretty ? "," : ", ");
+        }
+        new_line(s, pretty, level + 1);
+        print(s, json_object_array_get_idx(o, i), pretty, level + 1);
+    }
+    new_line(s, pretty, level);
+    g_string_append_c(s, ']');
+}
+
+static void print(GString *s, struct json_object *o, bool pretty, unsigned level)
+{
+    char number[G_ASCII_DTOSTR_BUF_SIZE];
+
+    switch (json_object_get_type(o)) {
+    case json_type_object:
+        print_object(s, o, pretty, level);
+        break;
+    case json_type_array:
+        print_array(s, o, pretty, level);
+        break;
+    case json_type_string:
+        print_string(s, json_object_get_string(o), json_object_get_string_len(o));
+        break;
+    case json_type_double:
+        g_ascii_formatd(number, sizeof(number), "%.17g", json_object_get_double(o));
+        g_string_append(s, number);
+        break;
+    default:
+        g_string_append(s, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+        break;
+    }
+}
+
+char *qapi_json_print(struct json_object *o, bool pretty)
+{
+    GString *s = g_string_new(NULL);
+
+    print(s, o, pretty, 0);
+    return g_string_free(s, false);
+}
