@@ -8,7 +8,7 @@
  * With `size` it is fixed, and the child must not be resized by others.
  */
 #include "block/driver.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 #include <errno.h>
 #include <inttypes.h>
 

@@ -139,7 +139,7 @@ static int perm_prepare_on_worker(void *opaque)
             return -1;
         }
         s->extra = extra;
-        if (!file_locks_empty(extra) && !file_lock_check(s->fd, n->filename, j->want, j->errp)) {
+        if (!file_lock_check(s->fd, n->filename, extra, j->errp)) {
             file_lock_drop(s->fd, n->filename, extra);
             return -1;
         }
@@ -153,6 +153,8 @@ static int perm_prepare_on_worker(void *opaque)
     return 0;
 }
 
+/* Conflicts are looked for only of what is new.  What we hold nobody else can have got; but
+ * somebody who tries has his locks for a moment before he finds ours, and that must not fail us. */
 bool coroutine_fn file_perm_prepare(Node *n, unsigned perm, unsigned shared, Error **errp)
 {
     FileState *s = n->state;

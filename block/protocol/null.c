@@ -7,7 +7,7 @@
  * had in it.  read-zeroes=on only lets block status say that it is so.
  */
 #include "block/driver.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 #include <inttypes.h>
 
 #define NULL_DEFAULT_SIZE (UINT64_C(1) << 30)

@@ -15,7 +15,7 @@
  * the same name finds it as it was.
  */
 #include "block/driver.h"
-#include "qapi-types-block-core.h"
+#include "qapi-types.h"
 #include "sim-internal.h"
 #include "util/log.h"
 #include "util/worker.h"
