@@ -169,6 +169,13 @@ static void coroutine_fn file_close(Node *n)
     int ret;
 
     file_ro_abort(n);
+    if (atomic_load(&n->write_gen) != atomic_load(&n->flushed_gen) && !n->cache_no_flush) {
+        /* Who opens it next begins with a clean slate: its flushes will not ask for our writes. */
+        ret = co_fdatasync(s->fd);
+        if (ret < 0) {
+            log_error("%s: flush on close: %s", n->filename, strerror(-ret));
+        }
+    }
     ret = worker_run(WORKERS_CONTROL, close_on_worker, n);
     if (ret < 0) {
         log_warn("%s: close: %s", n->filename, strerror(-ret));

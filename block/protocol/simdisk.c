@@ -36,7 +36,7 @@ static SimDisk *disk_of(const Node *n)
     return ((SimState *)n->state)->disk;
 }
 
-/* ---- opening and closing ---- */
+/* ---- opening ---- */
 
 typedef struct OpenJob {
     const Node *node;
@@ -114,35 +114,6 @@ static bool coroutine_fn sim_open(Node *n, const BlockdevOptions *options, Error
     n->limits.request_alignment = SIM_SECTOR;
     atomic_store(&n->size, simdisk_size(s->disk));
     return true;
-}
-
-static int save_on_worker(void *opaque)
-{
-    const char *name = opaque;
-    SimMachine *m = simmachine_default();
-    g_autoptr(Error) err = NULL;
-    bool ok;
-
-    if (simmachine_stopped(m)) {
-        ok = simmachine_rebuild(m, simmachine_time(m), 0, name, name, &err);
-    } else {
-        ok = simmachine_save(m, name, name, &err);
-    }
-    if (!ok) {
-        log_error("%s", err->message);
-    }
-    return 0;
-}
-
-static void coroutine_fn sim_close(Node *n)
-{
-    SimState *s = n->state;
-
-    if (n->options->u.simdisk.filename && !n->user_read_only) {
-        worker_run(WORKERS_CONTROL, save_on_worker, n->options->u.simdisk.filename);
-    }
-    sim_give_back(s->disk);
-    co_mutex_destroy(&s->resize_lock);
 }
 
 /* ---- requests ---- */
@@ -256,6 +227,40 @@ static int coroutine_fn sim_block_status(Node *n, Request *r, GuestOffset offset
         *ret_map = host(offset.v);
     }
     return (data ? STATUS_DATA : STATUS_ZERO) | STATUS_ALLOCATED | STATUS_OFFSET_VALID;
+}
+
+/* ---- closing ---- */
+
+static int save_on_worker(void *opaque)
+{
+    const char *name = opaque;
+    SimMachine *m = simmachine_default();
+    g_autoptr(Error) err = NULL;
+    bool ok;
+
+    if (simmachine_stopped(m)) {
+        ok = simmachine_rebuild(m, simmachine_time(m), 0, name, name, &err);
+    } else {
+        ok = simmachine_save(m, name, name, &err);
+    }
+    if (!ok) {
+        log_error("%s", err->message);
+    }
+    return 0;
+}
+
+static void coroutine_fn sim_close(Node *n)
+{
+    SimState *s = n->state;
+
+    if (atomic_load(&n->write_gen) != atomic_load(&n->flushed_gen)) {
+        operate(n, SIM_FLUSH, 0, 0, NULL);
+    }
+    if (n->options->u.simdisk.filename && !n->user_read_only) {
+        worker_run(WORKERS_CONTROL, save_on_worker, n->options->u.simdisk.filename);
+    }
+    sim_give_back(s->disk);
+    co_mutex_destroy(&s->resize_lock);
 }
 
 const BlockDriver driver_simdisk = {

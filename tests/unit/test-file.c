@@ -746,6 +746,38 @@ static void coroutine_fn test_no_gap(void)
     done(n, e);
 }
 
+/* A request in flight keeps the description it began with; the locks must not stay as long. */
+static void coroutine_fn test_locks_end_at_once(void)
+{
+    g_autoptr(Error) err = NULL;
+    int in_flight;
+    Node *n;
+    Edge *e;
+
+    make_file(image, 4096);
+    n = open_image(", 'auto-read-only': true");
+    e = node_test_attach(n, RW, SHARE_READ);
+    in_flight = dup(image_descriptor());
+    g_assert_true(node_ro_prepare(n, &err));
+    node_ro_commit(n);
+    expect_locks(PERM_CONSISTENT_READ, SHARE_READ);
+    close(in_flight);
+
+    in_flight = dup(image_descriptor());
+    atomic_store(&n->read_only, false);
+    g_assert_true(edge_set_perm(e, RW, SHARE_READ, &err));
+    close(in_flight);
+    in_flight = dup(image_descriptor());
+    g_assert_true(edge_set_perm(e, PERM_CONSISTENT_READ, PERM_ALL, &err));
+    expect_locks(PERM_CONSISTENT_READ, PERM_ALL);
+    close(in_flight);
+
+    in_flight = dup(image_descriptor());
+    done(n, e);
+    expect_locks(0, PERM_ALL);
+    close(in_flight);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -776,6 +808,7 @@ int main(int argc, char **argv)
     node_test_add("/file/qemu-refuses", test_qemu_refuses);
     node_test_add("/file/auto-read-only", test_auto_read_only);
     node_test_add("/file/ro-commit", test_ro_commit);
+    node_test_add("/file/locks-end-at-once", test_locks_end_at_once);
     node_test_add("/file/no-gap", test_no_gap);
     ret = g_test_run();
     node_test_end();
