@@ -24,7 +24,9 @@
  * sees a part of a group (T1).
  *
  * Between change_cut() and the end of change_settle(), copies wait: a read or status marked REQ_COPY that passes `barrier` waits
- * for the writes in the old node (io.c).  The barrier falls as soon as those have ended; it does not wait for flushes.
+ * for the writes in the old node (io.c).  The barriers fall when the old writes of all members have ended, not waiting for
+ * flushes.  No old node of a change may be reachable from another one of it by a client's request (plan refuses that): a copy waits
+ * for its own old node only.
  */
 #include "block/change.h"
 #include "block/count.h"
@@ -189,6 +191,11 @@ bool coroutine_fn change_settle(Change *c, int64_t deadline_ns, Error **errp)
                       m->old_node->name);
             return false;
         }
+    }
+    /* Only now, when all are idle: a request that is old in one node may yet enter another. */
+    for (guint i = 0; i < n; i++) {
+        Move *m = &g_array_index(c->moves, Move, i);
+
         if (m->barrier) {
             atomic_store_explicit(&m->barrier->barrier, NULL, memory_order_release);
         }
@@ -231,9 +238,10 @@ void coroutine_fn change_fold(Change *c)
     for (guint i = 0; i < c->moves->len; i++) {
         g_array_index(c->moves, Move, i).old_node->unsettled = NULL;
     }
-    co_rcu_synchronize();
+    /* The edges have forgotten the change: they may go while the grace period lasts, so it forgets them too. */
     for (guint i = 0; i < c->edges->len; i++) {
         edge_settled(g_ptr_array_index(c->edges, i));
     }
     g_ptr_array_set_size(c->edges, 0);
+    co_rcu_synchronize();
 }

@@ -73,14 +73,13 @@ static void unlink_edge(Edge *e)
     }
 }
 
-/* Is `n` reachable from `from`? */
-static bool reaches(const Node *from, const Node *n)
+bool node_reaches(const Node *from, const Node *n)
 {
     if (from == n) {
         return true;
     }
     for (guint i = 0; i < from->children->len; i++) {
-        if (reaches(((Edge *)g_ptr_array_index(from->children, i))->target, n)) {
+        if (node_reaches(((Edge *)g_ptr_array_index(from->children, i))->target, n)) {
             return true;
         }
     }
@@ -92,7 +91,7 @@ Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, vo
 {
     Edge *e;
 
-    if (parent && reaches(n, parent)) {
+    if (parent && node_reaches(n, parent)) {
         error_set(errp, ERROR_INVALID, n->name, "attach", "Making '%s' a %s child of '%s' would create a cycle",
                   n->name, name, parent->name);
         return NULL;

@@ -11,6 +11,8 @@
 int coroutine_fn node_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
 /* Flushes this node and what it stores in, not its backing chain.  0 or a negative errno. */
 int coroutine_fn node_flush_self(Node *n, Request *r);
+/* edge_enter() for a call with these flags: REQ_BELOW_COW counts as a read. */
+Node *edge_enter_flags(Edge *e, Request *r, unsigned flags);
 /* Waits as "copies wait" demands before anything is read or decided through e for a copy. */
 void coroutine_fn edge_copy_barrier(Edge *e);
 

@@ -151,8 +151,9 @@ int coroutine_fn node_preadv(Node *n, Request *r, GuestOffset offset, const IoVe
 
 int coroutine_fn edge_preadv(Edge *e, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
 {
-    Node *n = edge_enter(e, r);
+    Node *n = edge_enter_flags(e, r, flags);
 
+    flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
     if (flags & REQ_COPY) {
         edge_copy_barrier(e);
     }

@@ -21,6 +21,8 @@ void coroutine_fn node_discard(Node *n);
 /* Detaches all children, newest first. */
 void coroutine_fn node_detach_children(Node *n);
 
+/* Is n reachable from `from` by its children (or the same)? */
+bool node_reaches(const Node *from, const Node *n);
 /* At the cut: the control thread's view of an edge. */
 void edge_retarget(Edge *e, Node *target);
 /* An edge's change is folded. */

@@ -179,6 +179,7 @@ static void coroutine_fn node_close(void *opaque)
 
     co_rcu_synchronize();
     node_wait_idle(n, -1);
+    co_rcu_synchronize(); /* the last request may still be looking for waiters */
     if (n->driver->close) {
         n->driver->close(n);
     }

@@ -16,14 +16,15 @@
  * of its pins shows that it decided for the old side, it decides for the old side again: that first pin keeps the change
  * unsettled, so looking at the edges' `pending` is enough to know.
  *
- * How a request is counted: as its kind, but as a read through EDGE_COW edges: nothing is ever written that way, and a
- * guest's write that copies from the old node must not look like an old write to it.
+ * How a request is counted: as its kind, but as a read through EDGE_COW edges and below them (REQ_BELOW_COW): nothing is ever
+ * written that way, and a guest's write that copies from the old node must not look like an old write to it.
  *
  * The read section covers steps 1-3 and never a yield; fold and free wait for grace periods (change.c, node.c).
  */
 #include "block/change.h"
 #include "block/count.h"
 #include "change-internal.h"
+#include "io-internal.h"
 
 void request_begin(Request *r, RequestKind kind)
 {
@@ -40,12 +41,15 @@ static Pin *pin_at(const Request *r, unsigned i)
 
 void request_end(Request *r)
 {
-    /* Newest first: a child's count ends before that of the node above it. */
+    /* Newest first: a child's count ends before that of the node above it.  In a read section: when the count is zero, only that
+     * keeps the node from being freed while we look for waiters. */
+    rcu_begin();
     while (r->npins > 0) {
         Pin *p = pin_at(r, --r->npins);
 
         count_end(p->node, r->slot, p->counted);
     }
+    rcu_end();
     if (G_UNLIKELY(r->more)) {
         g_array_free(r->more, true);
         r->more = NULL;
@@ -82,9 +86,9 @@ static bool decided_old(const Request *r, const Change *c)
     return false;
 }
 
-Node *edge_enter(Edge *e, Request *r)
+Node *edge_enter_flags(Edge *e, Request *r, unsigned flags)
 {
-    RequestKind kind = e->role == EDGE_COW ? REQUEST_READ : r->kind;
+    RequestKind kind = e->role == EDGE_COW || (flags & REQ_BELOW_COW) ? REQUEST_READ : r->kind;
     Change *c;
     Node *n;
 
@@ -113,4 +117,9 @@ Node *edge_enter(Edge *e, Request *r)
     rcu_end();
     pin(r, e, n, kind);
     return n;
+}
+
+Node *edge_enter(Edge *e, Request *r)
+{
+    return edge_enter_flags(e, r, 0);
 }

@@ -46,7 +46,7 @@ static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uin
     /* Data whose place is a hole in the file below reads as zeroes. */
     if (precise && n->file && (ret & STATUS_DATA) && (ret & STATUS_OFFSET_VALID) && !(ret & STATUS_COMPRESSED)) {
         uint64_t below;
-        int s = edge_block_status(n->file, r, host_to_child(map), pnum, 0, true, &below, NULL);
+        int s = edge_block_status(n->file, r, host_to_child(map), pnum, flags & REQ_BELOW_COW, true, &below, NULL);
 
         if (s >= 0) {
             pnum = MIN(pnum, below);
@@ -68,8 +68,9 @@ static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uin
 int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
                                    bool precise, uint64_t *ret_bytes, HostOffset *ret_map)
 {
-    Node *n = edge_enter(e, r);
+    Node *n = edge_enter_flags(e, r, flags);
 
+    flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
     if (flags & REQ_COPY) {
         edge_copy_barrier(e);
     }
@@ -91,7 +92,8 @@ int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset
         if (ret < 0) {
             return ret;
         }
-        n = edge_enter(e, r);
+        n = edge_enter_flags(e, r, flags); /* pinned already */
+        flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
         if (depth > 1 && (ret & STATUS_EOF) && !(ret & STATUS_ALLOCATED) &&
             offset.v >= atomic_load_explicit(&n->size, memory_order_acquire)) {
             below_end = true;

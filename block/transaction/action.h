@@ -50,6 +50,7 @@ struct Transaction {
     Change *change;
     int64_t begun, prepared, settled; /* clock_ns() */
     bool running;
+    bool degraded; /* committed, but an old node could not be flushed */
     bool detached; /* the command has its reply; settling goes on: frees itself */
 };
 
@@ -73,7 +74,9 @@ void planned_graph_free(PlannedGraph *g);
 PlannedNode *planned_lookup(PlannedGraph *g, const char *device, const char *node_name, Error **errp);
 /* A node that an action will make; its name is reserved.  Error: "New overlay node-name already in use". */
 PlannedNode *planned_new(PlannedGraph *g, Action *maker, const char *name, Error **errp);
-/* The same with a generated name, which nobody can have. */
+/* No old node of a transaction may be below another one of it. */
+bool planned_check_nesting(PlannedGraph *g, const PlannedNode *old, Error **errp);
+/* The same as planned_new() with a generated name, which nobody can have. */
 PlannedNode *planned_new_auto(PlannedGraph *g, Action *maker, const char *name);
 /* A file that an action will write; the same one twice fails as QEMU's lock does. */
 bool planned_file(PlannedGraph *g, const char *path, Error **errp);

@@ -7,6 +7,7 @@
  * transaction.
  */
 #include "action.h"
+#include "../node-internal.h"
 #include <sys/stat.h>
 
 struct PlannedGraph {
@@ -120,6 +121,27 @@ bool planned_file(PlannedGraph *g, const char *path, Error **errp)
         error_set(errp, ERROR_BUSY, path, "create", "Failed to get \"write\" lock");
         error_hint(errp, "Two actions of one transaction write to the image [%s]", path);
         return false;
+    }
+    return true;
+}
+
+bool planned_check_nesting(PlannedGraph *g, const PlannedNode *old, Error **errp)
+{
+    GHashTableIter iter;
+    gpointer value;
+
+    g_hash_table_iter_init(&iter, g->nodes);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const PlannedNode *other = value;
+
+        if (other == old || !other->real || !other->overlay) {
+            continue;
+        }
+        if (node_reaches(other->real, old->real) || node_reaches(old->real, other->real)) {
+            error_set(errp, ERROR_BUSY, old->name, "snapshot",
+                      "Node '%s' is busy: it uses or is used by node '%s' of the same transaction", old->name, other->name);
+            return false;
+        }
     }
     return true;
 }

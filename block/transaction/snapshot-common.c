@@ -54,7 +54,7 @@ bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_nam
                   "Node '%s' is busy: node is used as backing hd of '%s'", old->name, old->overlay->name);
         return false;
     }
-    if (old->real && !check_busy(old->real, errp)) {
+    if (old->real && (!check_busy(old->real, errp) || !planned_check_nesting(g, old, errp))) {
         return false;
     }
     *ret_old = old;
@@ -93,19 +93,6 @@ static bool check_overlay(const Node *n, Error **errp)
     return true;
 }
 
-static bool reaches(const Node *from, const Node *n)
-{
-    if (from == n) {
-        return true;
-    }
-    for (guint i = 0; i < from->children->len; i++) {
-        if (reaches(((Edge *)g_ptr_array_index(from->children, i))->target, n)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool snapshot_plan_overlay(PlannedNode *old, PlannedNode *overlay, Error **errp)
 {
     if (overlay->is_overlay || overlay->overlay || overlay->maker) {
@@ -116,7 +103,7 @@ bool snapshot_plan_overlay(PlannedNode *old, PlannedNode *overlay, Error **errp)
         return false;
     }
     for (const PlannedNode *p = old; p; p = p->overlay) {
-        if (p->real && reaches(p->real, overlay->real)) {
+        if (p->real && node_reaches(p->real, overlay->real)) {
             error_set(errp, ERROR_INVALID, overlay->name, "snapshot",
                       "Making '%s' a backing child of '%s' would create a cycle", old->name, overlay->name);
             return false;
@@ -232,8 +219,17 @@ void coroutine_fn snapshot_unlink(Snapshot *s)
     g_clear_pointer(&s->old_node, node_unref);
 }
 
-void coroutine_fn snapshot_settled(Snapshot *s)
+void coroutine_fn snapshot_settled(Snapshot *s, bool degraded)
 {
+    if (degraded) {
+        /* What could not be flushed may be later, by a guest's flush: the image stays open for writing, but only for that. */
+        if (s->ro_prepared) {
+            node_ro_abort(s->old_node);
+            s->ro_prepared = false;
+        }
+        atomic_store_explicit(&s->old_node->read_only, true, memory_order_seq_cst);
+        return;
+    }
     if (s->ro_prepared) {
         node_ro_commit(s->old_node);
         s->ro_prepared = false;

@@ -26,8 +26,8 @@ bool coroutine_fn snapshot_flush_old(PlannedNode *old, Error **errp);
 /* Link: checks the pair as it is now, attaches the backing edge, prepares read-only, adds the move to the change. */
 bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp);
 void coroutine_fn snapshot_unlink(Snapshot *s);
-/* Settled: the old node becomes read-only, permissions follow. */
-void coroutine_fn snapshot_settled(Snapshot *s);
+/* Settled: the old node becomes read-only, permissions follow.  degraded: an old node's flush failed. */
+void coroutine_fn snapshot_settled(Snapshot *s, bool degraded);
 void snapshot_clear(Snapshot *s);
 
 /* Link, for overlays that were there before: writes the true backing name into a header that has none (S15). */

@@ -307,7 +307,7 @@ static void coroutine_fn settled(Action *a)
 {
     SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
 
-    snapshot_settled(&sa->s);
+    snapshot_settled(&sa->s, a->t->degraded);
     if (sa->created) {
         worker_run(WORKERS_CONTROL, forget_replaced, sa->created);
     }

@@ -43,7 +43,7 @@ static void coroutine_fn settled(Action *a)
 {
     SnapshotAction *sa = (SnapshotAction *)a;
 
-    snapshot_settled(&sa->s);
+    snapshot_settled(&sa->s, a->t->degraded);
 }
 
 static void coroutine_fn undo(Action *a)

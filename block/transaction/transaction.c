@@ -231,6 +231,7 @@ static void coroutine_fn settle(void *opaque)
 
     if (!change_settle(t->change, -1, &err)) {
         /* T2: committed all the same.  The failed flush is sticky, so the guest's next flush tells it. */
+        t->degraded = true;
         log_warn("snapshot group is degraded: %s", err->message);
     }
     for_all(t, steps, settled_one, G_STRUCT_OFFSET(ActionOps, settled));

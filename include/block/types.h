@@ -74,6 +74,7 @@ typedef enum RequestFlags {
     REQ_MAY_UNMAP = 1 << 1, /* write zeroes: may free the space */
     REQ_NO_FALLBACK = 1 << 2, /* write zeroes: fail with -ENOTSUP rather than write buffers of zeroes */
     REQ_COPY = 1 << 3,      /* read or status: the result will be written ("copies wait", see change.h) */
+    REQ_BELOW_COW = 1 << 5, /* read, status: came through a backing edge; drivers pass flags of reads on */
     REQ_PREFETCH = 1 << 4,  /* read: only warm caches; data is thrown away */
 } RequestFlags;
 

@@ -12,6 +12,7 @@
 #include "util/coroutine.h"
 #include <glib.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 typedef struct CoWaiter CoWaiter; /* on the waiting coroutine's stack */
 typedef struct CoWaitList {
@@ -20,13 +21,16 @@ typedef struct CoWaitList {
 
 /* ---- mutual exclusion ---- */
 typedef struct CoMutex {
+    _Atomic unsigned state;
     pthread_mutex_t guard;
-    bool locked;
     CoWaitList waiters;
 } CoMutex;
 void co_mutex_init(CoMutex *m);
 void co_mutex_destroy(CoMutex *m);
 void coroutine_fn co_mutex_lock(CoMutex *m);
+/* False: somebody has it.  Any thread, in a coroutine or not. */
+bool co_mutex_trylock(CoMutex *m);
+/* Any thread.  The next owner may free the lock. */
 void co_mutex_unlock(CoMutex *m);
 
 /* ---- readers and one writer; a waiting writer keeps later readers out ---- */
@@ -70,16 +74,17 @@ typedef struct CoRange {
     uint64_t offset, length;
     bool shared;
     /* private */
-    struct CoRange *next, *prev;
-    CoWaitList waiters;
+    struct CoRange *newer, *older;
+    unsigned blockers;
+    Coroutine *waiter;
 } CoRange;
 typedef struct CoRangeLock {
     pthread_mutex_t guard;
-    CoRange *held;
+    CoRange *newest;
 } CoRangeLock;
 void co_range_lock_init(CoRangeLock *l);
 void co_range_lock_destroy(CoRangeLock *l);
-/* r: caller's memory, lives until unlock.  length > 0. */
+/* r: caller's memory, lives until unlock.  length > 0; offset + length must not overflow. */
 void coroutine_fn co_range_lock(CoRangeLock *l, CoRange *r, uint64_t offset, uint64_t length, bool shared);
 void co_range_unlock(CoRangeLock *l, CoRange *r);
 

@@ -24,8 +24,8 @@ typedef struct Coroutine Coroutine;
 typedef struct Loop Loop;
 typedef void CoroutineFn(void *opaque);
 
-/* Bytes of stack a coroutine has; buffers larger than a few KiB belong on the heap. */
-#define CO_STACK_SIZE (128 * 1024)
+/* Bytes of stack a coroutine has: address space; memory only as far as it is touched.  Room for values nested 1024 deep. */
+#define CO_STACK_SIZE (1024 * 1024)
 
 /* Starts fn(opaque) as a coroutine on the calling thread's loop, at once; returns when it first yields or ends.
  * May be called inside a coroutine (which then continues after the new one yields). */

@@ -3,7 +3,7 @@
  * Event loops.
  *
  * Two kinds.  The *control loop* is GLib's default main loop on the main thread: monitors, commands, every graph change.
- * An *I/O loop* runs on a thread of its own (util/iothread.h), on io_uring or, where that is forbidden or told so, on poll(2)
+ * An *I/O loop* runs on a thread of its own (util/iothread.h), on io_uring or, where that is forbidden or told so, on epoll
  * with worker threads for file I/O.  Which backend an I/O loop got is decided at run time when it is created.
  *
  * On either, coroutines run; storage and socket calls below suspend the calling coroutine only.  On the control loop they are
@@ -23,10 +23,10 @@
 /* Loops alive at one time, the control loop included. */
 #define LOOP_SLOTS 64
 
-typedef enum LoopBackend { LOOP_CONTROL, LOOP_IO_URING, LOOP_POLL } LoopBackend;
+typedef enum LoopBackend { LOOP_CONTROL, LOOP_IO_URING, LOOP_EPOLL } LoopBackend;
 
-/* How new I/O loops choose their backend; also set by the environment variable CUTPOINT_LOOP=io_uring|poll (tests). */
-typedef enum LoopChoice { LOOP_CHOICE_AUTO, LOOP_CHOICE_IO_URING, LOOP_CHOICE_POLL } LoopChoice;
+/* How new I/O loops choose their backend; also set by the environment variable CUTPOINT_LOOP=io_uring|epoll (tests). */
+typedef enum LoopChoice { LOOP_CHOICE_AUTO, LOOP_CHOICE_IO_URING, LOOP_CHOICE_EPOLL } LoopChoice;
 void loop_set_choice(LoopChoice choice);
 
 /* Makes the calling thread the control thread and sets up its loop; once, before any other function here. */

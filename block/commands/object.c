@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * object-add and object-del: the I/O threads.
+ */
+#include "block/iothread-objects.h"
+#include "qapi-commands.h"
+
+static GHashTable *iothreads; /* id -> IOThread */
+static IOThread *default_iothread;
+
+IOThread *iothread_find(const char *id)
+{
+    return iothreads ? g_hash_table_lookup(iothreads, id) : NULL;
+}
+
+IOThread *iothread_default(Error **errp)
+{
+    if (!default_iothread) {
+        default_iothread = iothread_new("default", errp);
+    }
+    return default_iothread;
+}
+
+void iothread_free_all(void)
+{
+    if (iothreads) {
+        GHashTableIter iter;
+        gpointer t;
+
+        g_hash_table_iter_init(&iter, iothreads);
+        while (g_hash_table_iter_next(&iter, NULL, &t)) {
+            iothread_free(t);
+        }
+        g_hash_table_destroy(iothreads);
+        iothreads = NULL;
+    }
+    if (default_iothread) {
+        iothread_free(default_iothread);
+        default_iothread = NULL;
+    }
+}
+
+static bool check_id(const char *id, Error **errp)
+{
+    bool good = g_ascii_isalpha(id[0]);
+
+    for (const char *p = id; good && *p; p++) {
+        good = g_ascii_isalnum(*p) || *p == '-' || *p == '.' || *p == '_';
+    }
+    if (!good) {
+        error_set(errp, ERROR_INVALID, id, "object-add", "Parameter 'id' expects an identifier");
+        error_hint(errp, "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
+    }
+    return good;
+}
+
+bool coroutine_fn qmp_object_add(const ObjectOptions *arg, Error **errp)
+{
+    IOThread *t;
+
+    if (!check_id(arg->id, errp)) {
+        return false;
+    }
+    if (iothread_find(arg->id)) {
+        error_set(errp, ERROR_EXISTS, arg->id, "object-add",
+                  "attempt to add duplicate property '%s' to object (type 'container')", arg->id);
+        return false;
+    }
+    t = iothread_new(arg->id, errp);
+    if (!t) {
+        return false;
+    }
+    if (!iothreads) {
+        iothreads = g_hash_table_new(g_str_hash, g_str_equal);
+    }
+    g_hash_table_insert(iothreads, (void *)iothread_id(t), t);
+    return true;
+}
+
+bool coroutine_fn qmp_object_del(const ObjectDelArg *arg, Error **errp)
+{
+    IOThread *t = iothread_find(arg->id);
+
+    if (!t) {
+        error_set(errp, ERROR_NOT_FOUND, arg->id, "object-del", "object '%s' not found", arg->id);
+        return false;
+    }
+    if (iothread_users(t) > 0) {
+        error_set(errp, ERROR_BUSY, arg->id, "object-del", "object '%s' is in use, can not be deleted", arg->id);
+        return false;
+    }
+    g_hash_table_remove(iothreads, arg->id);
+    iothread_free(t);
+    return true;
+}

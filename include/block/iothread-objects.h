@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * I/O threads by name, as users create them.  Control thread.
+ */
+#ifndef BLOCK_IOTHREAD_OBJECTS_H
+#define BLOCK_IOTHREAD_OBJECTS_H
+
+#include "util/iothread.h"
+
+/* NULL: there is none. */
+IOThread *iothread_find(const char *id);
+/* The one that serves whatever has no thread of its own; started at first use.  NULL with errp: it cannot be. */
+IOThread *iothread_default(Error **errp);
+/* Shutdown: nothing runs on any of them any more. */
+void iothread_free_all(void);
+
+#endif

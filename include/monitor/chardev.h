@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Character devices: where monitors talk.
+ *
+ * A device has at most one user (a monitor), which is told of connections, bytes and their end.  A socket server serves one client at a
+ * time; others wait in the listen queue.  Control thread.
+ */
+#ifndef MONITOR_CHARDEV_H
+#define MONITOR_CHARDEV_H
+
+#include "util/error.h"
+#include <json-c/json.h>
+
+typedef struct Chardev Chardev;
+
+typedef struct ChardevUser {
+    void (*opened)(void *opaque);
+    void (*received)(void *opaque, const char *data, size_t len);
+    /* The peer is gone; what was queued for it is dropped. */
+    void (*closed)(void *opaque);
+    /* All that was written has left. */
+    void (*drained)(void *opaque);
+} ChardevUser;
+
+/* Makes a device from options as --chardev takes them (all values strings): backend socket with path= or host=,port= or fd=, server=on|off,
+ * wait=on|off; stdio.  Errors are those of the command line. */
+bool chardev_new(struct json_object *options, Error **errp);
+Chardev *chardev_find(const char *id);
+/* Starts talking; opened() follows when (or if) there is a peer. */
+bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, Error **errp);
+/* Queues bytes. */
+void chardev_write(Chardev *c, const char *data, size_t len);
+/* Bytes queued and not sent yet. */
+size_t chardev_queued(const Chardev *c);
+/* Stops or resumes reading: back-pressure. */
+void chardev_set_reading(Chardev *c, bool on);
+/* Ends the connection (closed() is called). */
+void chardev_disconnect(Chardev *c);
+/* Shutdown: sends what is queued as far as that does not block, closes, removes sockets. */
+void chardev_close_all(void);
+
+#endif

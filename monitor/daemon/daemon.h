@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The parts of the main program; private to monitor/daemon/.
+ */
+#ifndef MONITOR_DAEMON_H
+#define MONITOR_DAEMON_H
+
+#include "util/coroutine.h"
+#include "util/error.h"
+
+/* The command line, split: options that are done first, and the others in order. */
+typedef struct Option {
+    const char *name; /* without dashes */
+    const char *arg;
+} Option;
+
+typedef struct CommandLine {
+    bool daemonize;
+    const char *pidfile;
+    GArray *options; /* of Option */
+} CommandLine;
+
+/* Exits the process for --help, --version and bad syntax. */
+void command_line_parse(CommandLine *cl, int argc, char **argv);
+/* Carries one option out.  Coroutine of the control thread. */
+bool coroutine_fn option_run(const Option *o, Error **errp);
+
+/* Forks; returns in the child.  The parent exits when the child says ready or dies. */
+void daemonize_fork(void);
+/* The child is ready: lets the parent exit with 0, gives up the standard descriptors. */
+void daemonize_ready(void);
+
+/* Writes and locks the file; removed by pidfile_remove(). */
+bool pidfile_create(const char *path, Error **errp);
+void pidfile_remove(void);
+
+/* Ends everything in order; a coroutine.  Twice is once. */
+void coroutine_fn daemon_shutdown(void);
+/* After this many seconds the process ends, whatever hangs. */
+#define SHUTDOWN_SECONDS 30
+
+#endif

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * cutpointd.
+ *
+ * Start: the command line is read; --daemonize forks before there is any thread; then the control loop runs, and a coroutine
+ * carries the options out in order.  When they are done the process says that it is ready (pidfile, parent's exit).
+ *
+ * End: `quit`, SIGTERM, SIGINT or SIGHUP run daemon_shutdown(), which is bounded: a watchdog thread ends the process after
+ * SHUTDOWN_SECONDS, or at the second signal, if some storage never answers.
+ */
+#include "block/export.h"
+#include "block/graph.h"
+#include "block/iothread-objects.h"
+#include "block/transaction.h"
+#include "daemon.h"
+#include "monitor/chardev.h"
+#include "monitor/qmp.h"
+#include "util/log.h"
+#include "util/loop.h"
+#include "util/rcu.h"
+#include <glib-unix.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static GMainLoop *main_loop;
+static CommandLine command_line;
+static int exit_status;
+static bool shutting_down;
+
+static void register_drivers(void)
+{
+    static const BlockDriver *const drivers[] = {
+        &driver_file, &driver_null_co, &driver_null_aio, &driver_qcow2, &driver_raw,
+#ifdef CONFIG_TEST_DRIVERS
+        &driver_simdisk,
+#endif
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(drivers); i++) {
+        driver_register(drivers[i]);
+    }
+}
+
+static void *watchdog(void *unused)
+{
+    (void)unused;
+    sleep(SHUTDOWN_SECONDS);
+    log_error("shutdown did not end within %d s: some storage does not answer; leaving without it", SHUTDOWN_SECONDS);
+    pidfile_remove();
+    _exit(1);
+}
+
+void coroutine_fn daemon_shutdown(void)
+{
+    int64_t deadline = clock_ns() + (SHUTDOWN_SECONDS - 5) * INT64_C(1000000000);
+
+    if (shutting_down) {
+        return;
+    }
+    shutting_down = true;
+    g_thread_unref(g_thread_new("watchdog", watchdog, NULL));
+    if (!transaction_wait_all(clock_ns() + TRANSACTION_SETTLE_TIMEOUT_NS)) {
+        log_warn("a transaction has not ended; leaving without it");
+    }
+    export_shutdown_all();
+    if (!graph_close_all(deadline)) {
+        exit_status = 1;
+    }
+}
+
+static void leave(void)
+{
+    g_main_loop_quit(main_loop);
+}
+
+static void coroutine_fn quit(void)
+{
+    daemon_shutdown();
+    qmp_after_reply(leave);
+}
+
+static void coroutine_fn shut_down_and_leave(void *unused)
+{
+    (void)unused;
+    daemon_shutdown();
+    leave();
+}
+
+static gboolean on_signal(gpointer unused)
+{
+    (void)unused;
+    if (shutting_down) {
+        log_warn("second signal: leaving at once");
+        pidfile_remove();
+        _exit(1);
+    }
+    co_spawn(loop_control(), shut_down_and_leave, NULL);
+    return G_SOURCE_CONTINUE;
+}
+
+static void coroutine_fn start(void *unused)
+{
+    g_autoptr(Error) err = NULL;
+
+    (void)unused;
+    for (guint i = 0; i < command_line.options->len && !err; i++) {
+        option_run(&g_array_index(command_line.options, Option, i), &err);
+    }
+    if (!err && command_line.pidfile) {
+        pidfile_create(command_line.pidfile, &err);
+    }
+    if (err) {
+        fprintf(stderr, "%s: %s\n", g_get_prgname(), err->message);
+        if (err->hint) {
+            fprintf(stderr, "%s\n", err->hint);
+        }
+        exit_status = 1;
+        daemon_shutdown();
+        leave();
+        return;
+    }
+    daemonize_ready();
+}
+
+int main(int argc, char **argv)
+{
+    g_autofree char *program = g_path_get_basename(argv[0]);
+
+    g_set_prgname(program);
+    argv[0] = program; /* getopt puts it before its messages */
+    command_line_parse(&command_line, argc, argv);
+    if (command_line.daemonize) {
+        daemonize_fork();
+    }
+    log_init(program, LOG_LEVEL_INFO);
+    signal(SIGPIPE, SIG_IGN);
+    rcu_init_process();
+    loop_control_init();
+    register_drivers();
+    qmp_set_quit(quit);
+    main_loop = g_main_loop_new(NULL, false);
+    g_unix_signal_add(SIGTERM, on_signal, NULL);
+    g_unix_signal_add(SIGINT, on_signal, NULL);
+    g_unix_signal_add(SIGHUP, on_signal, NULL);
+    co_spawn(loop_control(), start, NULL);
+    g_main_loop_run(main_loop);
+    chardev_close_all();
+    iothread_free_all();
+    pidfile_remove();
+    g_array_free(command_line.options, true);
+    g_main_loop_unref(main_loop);
+    return exit_status;
+}

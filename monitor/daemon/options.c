@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The command line: that of qemu-storage-daemon.
+ *
+ * Options are carried out in order, by the same handlers as the QMP commands.
+ */
+#include "block/graph.h"
+#include "daemon.h"
+#include "monitor/chardev.h"
+#include "monitor/keyval.h"
+#include "monitor/qmp.h"
+#include "qapi-commands.h"
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage[] =
+    "Usage: %s [options]\n"
+    "Serves disk images over NBD; snapshots groups of them at one instant.\n"
+    "\n"
+    "  -h, --help             show this help and exit\n"
+    "  -V, --version          show the version and exit\n"
+    "\n"
+    "  --blockdev [driver=]<driver>[,node-name=<name>][,discard=ignore|unmap]\n"
+    "             [,cache.direct=on|off][,cache.no-flush=on|off]\n"
+    "             [,read-only=on|off][,auto-read-only=on|off]\n"
+    "             [,force-share=on|off][,detect-zeroes=on|off|unmap]\n"
+    "             [,<options of the driver>...]\n"
+    "                         open a node (drivers: file, raw, qcow2, null-co, null-aio)\n"
+    "  --chardev socket,id=<id>,path=<path>[,server=on|off][,wait=on|off]\n"
+    "  --chardev socket,id=<id>,host=<host>,port=<port>[,server=on|off][,wait=on|off]\n"
+    "  --chardev socket,id=<id>,fd=<number>[,server=on|off]\n"
+    "  --chardev stdio,id=<id>\n"
+    "                         make a character device\n"
+    "  --daemonize            go to the background when everything is ready\n"
+    "  --export [type=]nbd,id=<id>,node-name=<node>[,name=<name>][,writable=on|off]\n"
+    "           [,iothread=<id>][,writethrough=on|off][,description=<text>]\n"
+    "                         export a node over NBD (needs --nbd-server)\n"
+    "  --monitor [chardev=]<id>[,mode=control][,pretty=on|off]\n"
+    "                         serve QMP on a character device\n"
+    "  --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<n>]\n"
+    "  --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>[,max-connections=<n>]\n"
+    "                         start the NBD server\n"
+    "  --object iothread,id=<id>\n"
+    "                         make an I/O thread\n"
+    "  --pidfile <path>       write the process id there when everything is ready\n"
+    "\n"
+    "Arguments may also be JSON objects.\n";
+
+static G_GNUC_NORETURN void bad(const char *what, const char *msg)
+{
+    fprintf(stderr, "%s: %s%s%s\n", g_get_prgname(), what ? what : "", what ? ": " : "", msg);
+    exit(1);
+}
+
+void command_line_parse(CommandLine *cl, int argc, char **argv)
+{
+    static const struct option table[] = {
+        {"blockdev", required_argument, NULL, 'b'},   {"chardev", required_argument, NULL, 'c'},
+        {"daemonize", no_argument, NULL, 'd'},        {"export", required_argument, NULL, 'e'},
+        {"help", no_argument, NULL, 'h'},             {"monitor", required_argument, NULL, 'm'},
+        {"nbd-server", required_argument, NULL, 'n'}, {"object", required_argument, NULL, 'o'},
+        {"pidfile", required_argument, NULL, 'p'},    {"version", no_argument, NULL, 'V'},
+        {NULL, 0, NULL, 0},
+    };
+    int c, index;
+
+    *cl = (CommandLine){.options = g_array_new(false, false, sizeof(Option))};
+    while ((c = getopt_long(argc, argv, "-hV", table, &index)) != -1) {
+        Option o = {.arg = optarg};
+
+        switch (c) {
+        case 'h':
+            printf(usage, g_get_prgname());
+            exit(0);
+        case 'V':
+            printf("%s version " CUTPOINT_VERSION " (speaks the protocol of QEMU 10.2)\n", g_get_prgname());
+            exit(0);
+        case 'd':
+            cl->daemonize = true;
+            break;
+        case 'p':
+            cl->pidfile = optarg;
+            break;
+        case '?':
+            exit(1); /* getopt has said why */
+        case 1:
+            bad(optarg, "Unexpected argument");
+        default:
+            o.name = table[index].name;
+            g_array_append_val(cl->options, o);
+            break;
+        }
+    }
+}
+
+/* ---- carrying out ---- */
+
+#define PARSE(T, o, keyval, ret, errp) qapi_parse(&qapi_type_##T, o, keyval, (void **)(ret), errp)
+
+static bool coroutine_fn run_blockdev(struct json_object *o, bool keyval, Error **errp)
+{
+    g_autoptr(BlockdevOptions) options = NULL;
+
+    return PARSE(BlockdevOptions, o, keyval, &options, errp) && qmp_blockdev_add(options, errp);
+}
+
+static bool coroutine_fn run_export(struct json_object *o, bool keyval, Error **errp)
+{
+    g_autoptr(BlockExportOptions) options = NULL;
+
+    return PARSE(BlockExportOptions, o, keyval, &options, errp) && qmp_block_export_add(options, errp);
+}
+
+static bool coroutine_fn run_object(struct json_object *o, bool keyval, Error **errp)
+{
+    g_autoptr(ObjectOptions) options = NULL;
+
+    return PARSE(ObjectOptions, o, keyval, &options, errp) && qmp_object_add(options, errp);
+}
+
+/* The command's address has its members one level deeper. */
+static bool coroutine_fn run_nbd_server(struct json_object *o, bool keyval, Error **errp)
+{
+    g_autoptr(NbdServerOptions) options = NULL;
+    g_autoptr(NbdServerStartArg) arg = NULL;
+    g_autoptr(JsonObject) addr = NULL, legacy = NULL;
+
+    if (!PARSE(NbdServerOptions, o, keyval, &options, errp)) {
+        return false;
+    }
+    addr = qapi_serialise_SocketAddress(options->addr);
+    legacy = json_object_new_object();
+    json_object_object_add(legacy, "type", json_object_get(json_object_object_get(addr, "type")));
+    json_object_object_del(addr, "type");
+    json_object_object_add(legacy, "data", json_object_get(addr));
+    arg = g_new0(NbdServerStartArg, 1);
+    arg->has_handshake_max_seconds = options->has_handshake_max_seconds;
+    arg->handshake_max_seconds = options->handshake_max_seconds;
+    arg->has_max_connections = options->has_max_connections;
+    arg->max_connections = options->max_connections;
+    return qapi_parse_SocketAddressLegacy(legacy, &arg->addr, errp) && qmp_nbd_server_start(arg, errp);
+}
+
+static bool coroutine_fn run_chardev(struct json_object *o, bool keyval, Error **errp)
+{
+    (void)keyval;
+    return chardev_new(o, errp);
+}
+
+static bool coroutine_fn run_monitor(struct json_object *o, bool keyval, Error **errp)
+{
+    g_autoptr(MonitorOptions) options = NULL;
+    Chardev *c;
+
+    if (!PARSE(MonitorOptions, o, keyval, &options, errp)) {
+        return false;
+    }
+    c = chardev_find(options->chardev);
+    if (!c) {
+        error_set(errp, ERROR_NOT_FOUND, options->chardev, "monitor", "chardev \"%s\" not found", options->chardev);
+        return false;
+    }
+    return qmp_monitor_new(c, options->has_pretty && options->pretty, errp);
+}
+
+bool coroutine_fn option_run(const Option *o, Error **errp)
+{
+    static const struct {
+        const char *name, *implied;
+        bool coroutine_fn (*run)(struct json_object *o, bool keyval, Error **errp);
+    } table[] = {
+        {"blockdev", "driver", run_blockdev}, {"chardev", "backend", run_chardev}, {"export", "type", run_export},
+        {"monitor", "chardev", run_monitor},  {"nbd-server", NULL, run_nbd_server}, {"object", "qom-type", run_object},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (strcmp(table[i].name, o->name) == 0) {
+            bool keyval;
+            g_autoptr(JsonObject) args = option_parse(o->arg, table[i].implied, &keyval, errp);
+            bool ok = args && table[i].run(args, keyval, errp);
+
+            if (!ok) {
+                error_prefix(errp, "--%s %s: ", o->name, o->arg);
+            }
+            return ok;
+        }
+    }
+    g_assert_not_reached();
+}

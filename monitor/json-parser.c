@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * From tokens to a JSON value: stricter than json-c's own parser (no duplicate keys) and looser (strings in single quotes), with
+ * the error texts that QMP's clients know.
+ */
+#include "json-token.h"
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+
+typedef struct Parser {
+    GPtrArray *tokens;
+    guint next;
+    Error **errp;
+} Parser;
+
+JsonToken *json_token_new(JsonTokenType type, const char *text, size_t len)
+{
+    JsonToken *t = g_malloc(sizeof(*t) + len + 1);
+
+    t->type = type;
+    t->len = len;
+    memcpy(t->text, text, len);
+    t->text[len] = '\0';
+    return t;
+}
+
+void json_token_free(gpointer token)
+{
+    g_free(token);
+}
+
+static bool value(Parser *p, struct json_object **ret);
+
+static bool fail(Parser *p, const char *msg, const char *detail)
+{
+    if (detail) {
+        error_set(p->errp, ERROR_INVALID, NULL, "json", "JSON parse error, %s '%s'", msg, detail);
+    } else {
+        error_set(p->errp, ERROR_INVALID, NULL, "json", "JSON parse error, %s", msg);
+    }
+    return false;
+}
+
+static const JsonToken *peek(Parser *p)
+{
+    return p->next < p->tokens->len ? g_ptr_array_index(p->tokens, p->next) : NULL;
+}
+
+static const JsonToken *take(Parser *p)
+{
+    const JsonToken *t = peek(p);
+
+    if (t) {
+        p->next++;
+    } else {
+        fail(p, "premature EOI", NULL);
+    }
+    return t;
+}
+
+/* ---- strings ---- */
+
+static int hex4(const char *s)
+{
+    int v = 0;
+
+    for (unsigned i = 0; i < 4; i++) {
+        if (!g_ascii_isxdigit(s[i])) {
+            return -1;
+        }
+        v = v * 16 + g_ascii_xdigit_value(s[i]);
+    }
+    return v;
+}
+
+/* \uXXXX, maybe a pair; *pos is behind the u.  Code points that stand for no character, and 0, are refused. */
+static bool unicode_escape(const JsonToken *t, size_t *pos, GString *out)
+{
+    int c = hex4(t->text + *pos);
+    char utf8[6];
+
+    if (c < 0) {
+        return false;
+    }
+    *pos += 4;
+    if (c >= 0xD800 && c < 0xDC00 && t->text[*pos] == '\\' && t->text[*pos + 1] == 'u') {
+        int low = hex4(t->text + *pos + 2);
+
+        if (low < 0xDC00 || low > 0xDFFF) {
+            return false;
+        }
+        c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
+        *pos += 6;
+    }
+    if (c == 0 || (c >= 0xD800 && c < 0xE000) || (c & 0xFFFE) == 0xFFFE || (c >= 0xFDD0 && c <= 0xFDEF)) {
+        return false;
+    }
+    g_string_append_len(out, utf8, g_unichar_to_utf8(c, utf8));
+    return true;
+}
+
+static char *string_text(Parser *p, const JsonToken *t)
+{
+    static const char codes[] = "\"'\\/bfnrt", plain[] = "\"'\\/\b\f\n\r\t";
+    g_autoptr(GString) out = g_string_sized_new(t->len);
+
+    for (size_t i = 1; i < t->len - 1;) {
+        char c = t->text[i++];
+        const char *code;
+
+        if (c != '\\') {
+            g_string_append_c(out, c);
+            continue;
+        }
+        c = t->text[i++];
+        code = strchr(codes, c);
+        if (c == 'u' ? !unicode_escape(t, &i, out) : !code) {
+            fail(p, "invalid escape sequence in string", NULL);
+            return NULL;
+        }
+        if (c != 'u') {
+            g_string_append_c(out, plain[code - codes]);
+        }
+    }
+    if (!g_utf8_validate(out->str, out->len, NULL)) {
+        fail(p, "invalid UTF-8 sequence in string", NULL);
+        return NULL;
+    }
+    return g_string_free(g_steal_pointer(&out), false);
+}
+
+/* ---- values ---- */
+
+static bool pair(Parser *p, struct json_object *object)
+{
+    const JsonToken *t = peek(p);
+    g_autofree char *key = NULL;
+    struct json_object *v = NULL;
+
+    if (!t || t->type != JSON_TOKEN_STRING) {
+        return t ? fail(p, "key is not a string in object", NULL) : fail(p, "premature EOI", NULL);
+    }
+    p->next++;
+    key = string_text(p, t);
+    if (!key) {
+        return false;
+    }
+    t = take(p);
+    if (!t) {
+        return false;
+    }
+    if (t->type != JSON_TOKEN_COLON) {
+        return fail(p, "missing : in object pair", NULL);
+    }
+    if (!value(p, &v)) {
+        return false;
+    }
+    if (json_object_object_get_ex(object, key, NULL)) {
+        json_object_put(v);
+        return fail(p, "duplicate key", NULL);
+    }
+    json_object_object_add(object, key, v);
+    return true;
+}
+
+static bool element(Parser *p, struct json_object *array)
+{
+    struct json_object *v = NULL;
+
+    if (!value(p, &v)) {
+        return false;
+    }
+    json_object_array_add(array, v);
+    return true;
+}
+
+/* The rest of an object or array, behind its opening token. */
+static bool container(Parser *p, struct json_object *c, JsonTokenType end, bool (*item)(Parser *, struct json_object *),
+                      const char *separator_error)
+{
+    const JsonToken *t = peek(p);
+
+    if (t && t->type == end) {
+        p->next++;
+        return true;
+    }
+    for (;;) {
+        if (!item(p, c)) {
+            return false;
+        }
+        t = take(p);
+        if (!t) {
+            return false;
+        }
+        if (t->type == end) {
+            return true;
+        }
+        if (t->type != JSON_TOKEN_COMMA) {
+            return fail(p, separator_error, NULL);
+        }
+    }
+}
+
+static struct json_object *number(const JsonToken *t)
+{
+    if (t->type == JSON_TOKEN_INTEGER) {
+        char *end;
+
+        errno = 0;
+        if (t->text[0] == '-') {
+            gint64 v = g_ascii_strtoll(t->text, &end, 10);
+
+            if (errno == 0) {
+                return json_object_new_int64(v);
+            }
+        } else {
+            guint64 v = g_ascii_strtoull(t->text, &end, 10);
+
+            if (errno == 0) {
+                return v <= INT64_MAX ? json_object_new_int64(v) : json_object_new_uint64(v);
+            }
+        }
+    }
+    return json_object_new_double(g_ascii_strtod(t->text, NULL));
+}
+
+static bool value(Parser *p, struct json_object **ret)
+{
+    const JsonToken *t = take(p);
+    struct json_object *c = NULL;
+    g_autofree char *text = NULL;
+    bool ok;
+
+    if (!t) {
+        return false;
+    }
+    switch (t->type) {
+    case JSON_TOKEN_LBRACE:
+        c = json_object_new_object();
+        ok = container(p, c, JSON_TOKEN_RBRACE, pair, "expected separator in dict");
+        break;
+    case JSON_TOKEN_LBRACKET:
+        c = json_object_new_array();
+        ok = container(p, c, JSON_TOKEN_RBRACKET, element, "expected separator in list");
+        break;
+    case JSON_TOKEN_STRING:
+        text = string_text(p, t);
+        ok = text;
+        c = ok ? json_object_new_string(text) : NULL;
+        break;
+    case JSON_TOKEN_INTEGER:
+    case JSON_TOKEN_FLOAT:
+        c = number(t);
+        ok = true;
+        break;
+    case JSON_TOKEN_KEYWORD:
+        if (strcmp(t->text, "true") == 0 || strcmp(t->text, "false") == 0) {
+            c = json_object_new_boolean(t->text[0] == 't');
+        } else if (strcmp(t->text, "null") != 0) {
+            g_autofree char *shown = g_strndup(t->text, 100);
+
+            return fail(p, "invalid keyword", shown);
+        }
+        ok = true;
+        break;
+    default:
+        return fail(p, "expecting value", NULL);
+    }
+    if (!ok) {
+        json_object_put(c);
+        return false;
+    }
+    *ret = c;
+    return true;
+}
+
+bool json_parse_tokens(GPtrArray *tokens, struct json_object **ret_value, Error **errp)
+{
+    Parser p = {.tokens = tokens, .errp = errp};
+
+    return value(&p, ret_value);
+}
