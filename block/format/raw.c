@@ -155,9 +155,6 @@ static int coroutine_fn raw_truncate(Node *n, Request *r, uint64_t size, bool ex
     if (s->has_size) {
         return -ENOTSUP; /* "Cannot resize fixed-size raw disks" */
     }
-    if (size > BLOCK_MAX_SIZE - s->offset) {
-        return -EFBIG;
-    }
     if (size < atomic_load(&n->size)) {
         atomic_store(&n->size, round_up(size));
     }

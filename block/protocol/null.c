@@ -25,7 +25,7 @@ static bool coroutine_fn null_open(Node *n, const BlockdevOptions *options, Erro
         options->driver == BLOCKDEV_DRIVER_NULL_AIO ? &options->u.null_aio : &options->u.null_co;
     NullState *s = n->state;
 
-    if (o->has_size && (o->size < 0 || (uint64_t)o->size > BLOCK_MAX_SIZE)) {
+    if (o->has_size && (uint64_t)o->size > BLOCK_MAX_SIZE) {
         error_set(errp, ERROR_INVALID, n->name, "open",
                   "Parameter 'size' expects a number of bytes from 0 to %" PRIu64, BLOCK_MAX_SIZE);
         return false;

@@ -105,6 +105,7 @@ static void coroutine_fn offset_only(void)
 {
     Node *n = open_raw(", 'offset': 512");
     Edge *e = node_test_attach(n, RW, PERM_ALL);
+    char edge[3] = "???";
 
     g_assert_cmpint(atomic_load(&n->size), ==, 8192 - 512);
     test_expect(e, 0, 'b', 512);
@@ -121,6 +122,9 @@ static void coroutine_fn offset_only(void)
     test_expect(e, 412, 'b', 512);
     test_expect(e, 8192 - 612, 'p', 512);
     test_expect(e, 8192 - 100, 0, 100);
+    test_expect(e, 8192 - 50, 0, 50);
+    g_assert_cmpint(test_read(e, 8192 - 101, edge, 3), ==, 0);
+    g_assert_cmpmem(edge, 3, "p\0\0", 3);
     done(n, e);
 }
 
