@@ -4,12 +4,16 @@
  */
 #include "qapi/visit.h"
 
-#define INT(N, T, SIGNED, SIZE)                                                                                        \
-    const QapiType qapi_type_##N = {                                                                                   \
-        .name = #T, .meta = QAPI_META_INT, .size = sizeof(T), .is_signed = SIGNED, .is_size = SIZE}
+#define INT(N, T, SIGNED, SIZE)                                                                    \
+    const QapiType qapi_type_##N = {.name = #T,                                                    \
+                                    .meta = QAPI_META_INT,                                         \
+                                    .size = sizeof(T),                                             \
+                                    .is_signed = SIGNED,                                           \
+                                    .is_size = SIZE}
 
 const QapiType qapi_type_str = {.name = "str", .meta = QAPI_META_STR, .size = sizeof(char *)};
-const QapiType qapi_type_number = {.name = "number", .meta = QAPI_META_NUMBER, .size = sizeof(double)};
+const QapiType qapi_type_number = {
+    .name = "number", .meta = QAPI_META_NUMBER, .size = sizeof(double)};
 INT(int, int64_t, true, false);
 INT(int8, int8_t, true, false);
 INT(int16, int16_t, true, false);
@@ -21,5 +25,6 @@ INT(uint32, uint32_t, false, false);
 INT(uint64, uint64_t, false, false);
 INT(size, uint64_t, false, true);
 const QapiType qapi_type_bool = {.name = "bool", .meta = QAPI_META_BOOL, .size = sizeof(bool)};
-const QapiType qapi_type_any = {.name = "any", .meta = QAPI_META_ANY, .size = sizeof(struct json_object *)};
+const QapiType qapi_type_any = {
+    .name = "any", .meta = QAPI_META_ANY, .size = sizeof(struct json_object *)};
 const QapiType qapi_type_null = {.name = "null", .meta = QAPI_META_NULL, .size = sizeof(bool)};

@@ -1,9 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Carrying out one request: checks in the order and with the texts that clients know, then the command.
+ * Carrying out one request: checks in the order and with the texts that clients know, then the
+ * command.
+ *
+ * Order: shape of the request (members in dictionary order), whether the session allows the
+ * command, whether it exists, whether it may run out of band, its arguments, the command.
  */
 #include "qapi/dispatch.h"
+#include "qapi/json-writer.h"
 #include <string.h>
+
+typedef struct Request {
+    const char *name;         /* the command's; in the JSON value, as all here */
+    struct json_object *args; /* NULL: none given */
+    bool oob;
+} Request;
 
 static GHashTable *raw_commands;
 
@@ -15,92 +26,123 @@ void qapi_set_raw_command(const char *name, QapiRawCommand *fn)
     g_hash_table_insert(raw_commands, (void *)name, (void *)fn);
 }
 
-static bool bad(Error **errp, const char *fmt, const char *member)
+static bool bad_member(Error **errp, const char *member, const char *what)
 {
-    const char *hole = strstr(fmt, "%s");
-
-    error_set(errp, ERROR_INVALID, NULL, "request", "%.*s%s%s", hole ? (int)(hole - fmt) : (int)strlen(fmt), fmt,
-              hole ? member : "", hole ? hole + 2 : "");
+    error_set(errp, ERROR_INVALID, member, "request", "QMP input member '%s' %s", member, what);
     return false;
 }
 
-/* The request's shape; *ret_name and *ret_args point into it. */
-static bool check_request(struct json_object *request, const char **ret_name, struct json_object **ret_args, Error **errp)
+static bool take_execute(Request *r, const char *key, struct json_object *value, Error **errp)
 {
-    const char *name = NULL;
-    struct json_object *args = NULL;
-
-    if (!json_object_is_type(request, json_type_object)) {
-        return bad(errp, "QMP input must be a JSON object", NULL);
+    if (!json_object_is_type(value, json_type_string)) {
+        return bad_member(errp, key, "must be a string");
     }
-    json_object_object_foreach(request, key, value) {
-        if (strcmp(key, "execute") == 0) {
-            if (!json_object_is_type(value, json_type_string)) {
-                return bad(errp, "QMP input member '%s' must be a string", key);
-            }
-            name = json_object_get_string(value);
-        } else if (strcmp(key, "arguments") == 0) {
-            if (!json_object_is_type(value, json_type_object)) {
-                return bad(errp, "QMP input member '%s' must be an object", key);
-            }
-            args = value;
-        } else if (strcmp(key, "id") != 0) {
-            return bad(errp, "QMP input member '%s' is unexpected", key);
-        }
+    if (r->name) {
+        error_set(errp, ERROR_INVALID, key, "request", "QMP input member '%s' clashes with '%s'",
+                  key, r->oob ? "exec-oob" : "execute");
+        return false;
     }
-    if (!name) {
-        return bad(errp, "QMP input lacks member 'execute'", NULL);
-    }
-    *ret_name = name;
-    *ret_args = args;
+    r->name = json_object_get_string(value);
+    r->oob = strcmp(key, "exec-oob") == 0;
     return true;
 }
 
-static const QapiCommand *find(const QapiCommand *table, unsigned count, const char *name)
+static bool check_request(struct json_object *request, bool oob, Request *r, Error **errp)
 {
-    for (unsigned i = 0; i < count; i++) {
-        if (strcmp(table[i].name, name) == 0) {
-            return &table[i];
+    g_autofree QapiJsonMember *members = NULL;
+    int n;
+
+    if (!json_object_is_type(request, json_type_object)) {
+        error_set(errp, ERROR_INVALID, NULL, "request", "QMP input must be a JSON object");
+        return false;
+    }
+    members = qapi_json_members(request);
+    n = json_object_object_length(request);
+    for (int i = 0; i < n; i++) {
+        const char *key = members[i].key;
+
+        if (strcmp(key, "execute") == 0 || (oob && strcmp(key, "exec-oob") == 0)) {
+            if (!take_execute(r, key, members[i].value, errp)) {
+                return false;
+            }
+        } else if (strcmp(key, "arguments") == 0) {
+            if (!json_object_is_type(members[i].value, json_type_object)) {
+                return bad_member(errp, key, "must be an object");
+            }
+            r->args = members[i].value;
+        } else if (strcmp(key, "id") != 0) {
+            return bad_member(errp, key, "is unexpected");
         }
     }
+    if (!r->name) {
+        error_set(errp, ERROR_INVALID, NULL, "request", "QMP input lacks member 'execute'");
+        return false;
+    }
+    return true;
+}
+
+static const QapiCommand *find(const QapiCommand *table, unsigned count, const Request *r,
+                               Error **errp)
+{
+    for (unsigned i = 0; i < count; i++) {
+        const QapiCommand *c = &table[i];
+
+        if (strcmp(c->name, r->name) != 0) {
+            continue;
+        }
+        if (r->oob && !(c->flags & QAPI_COMMAND_OOB)) {
+            error_set(errp, ERROR_UNSUPPORTED, r->name, "dispatch",
+                      "The command %s does not support OOB", r->name);
+            return NULL;
+        }
+        return c;
+    }
+    error_set_class(errp, ERROR_CLASS_COMMAND_NOT_FOUND, ERROR_NOT_FOUND, r->name, "dispatch",
+                    "The command %s has not been found", r->name);
     return NULL;
 }
 
-static bool coroutine_fn run(const QapiCommand *c, struct json_object *args, struct json_object **ret_out, Error **errp)
+static bool run_raw(const QapiCommand *c, struct json_object **ret_out, Error **errp)
 {
+    QapiRawCommand *fn =
+        raw_commands ? (QapiRawCommand *)g_hash_table_lookup(raw_commands, c->name) : NULL;
+
+    if (!fn) {
+        error_set_class(errp, ERROR_CLASS_COMMAND_NOT_FOUND, ERROR_UNSUPPORTED, c->name, "dispatch",
+                        "Command %s has been disabled", c->name);
+        return false;
+    }
+    *ret_out = fn(errp);
+    return *ret_out;
+}
+
+/* The type of arguments of a command that has none. */
+static const QapiType no_arguments = {.name = "q_empty", .meta = QAPI_META_OBJECT, .size = 1};
+
+static bool coroutine_fn run(const QapiCommand *c, struct json_object *args,
+                             struct json_object **ret_out, Error **errp)
+{
+    const QapiType *type = c->arg ? c->arg : &no_arguments;
     g_autoptr(JsonObject) none = json_object_new_object();
     void *arg = NULL, *ret = NULL;
     bool ok;
 
-    args = args ? args : none;
-    if (!c->marshal) {
-        QapiRawCommand *fn = (QapiRawCommand *)g_hash_table_lookup(raw_commands, c->name);
-
-        *ret_out = fn(errp);
-        return *ret_out;
-    }
-    if (c->arg) {
-        if (!qapi_parse(c->arg, args, false, &arg, errp)) {
-            return false;
-        }
-    } else {
-        json_object_object_foreach(args, key, value) {
-            (void)value;
-            return bad(errp, "Parameter '%s' is unexpected", key);
-        }
-    }
-    ok = c->marshal(arg, &ret, errp);
-    if (c->arg) {
-        qapi_free(c->arg, arg);
-    }
-    if (!ok) {
+    if (!qapi_parse(type, args ? args : none, false, &arg, errp)) {
         return false;
     }
-    *ret_out = c->ret ? qapi_serialise(c->ret, ret) : json_object_new_object();
-    if (c->ret) {
-        qapi_free(c->ret, ret);
+    if (!c->marshal) {
+        ok = run_raw(c, ret_out, errp);
+    } else {
+        ok = c->marshal(arg, &ret, errp);
+        if (ok) {
+            *ret_out = c->ret ? qapi_serialise(c->ret, ret) : json_object_new_object();
+        }
+        if (ok && c->ret) {
+            qapi_free(c->ret, ret);
+        }
     }
-    return true;
+    qapi_free(type, arg);
+    return ok;
 }
 
 struct json_object *qapi_error_reply(const Error *err, struct json_object *id)
@@ -116,32 +158,53 @@ struct json_object *qapi_error_reply(const Error *err, struct json_object *id)
     return reply;
 }
 
-struct json_object *coroutine_fn qapi_dispatch(const QapiCommand *table, unsigned count, struct json_object *request,
-                                               bool (*allowed)(void *opaque, const char *name, Error **errp),
-                                               void *opaque)
+static struct json_object *coroutine_fn dispatch(const QapiCommand *table, unsigned count,
+                                                 struct json_object *request, bool oob,
+                                                 QapiAllowed *allowed, void *opaque)
 {
+    struct json_object *id = NULL, *ret = NULL, *reply;
     g_autoptr(Error) err = NULL;
-    struct json_object *id = NULL, *args = NULL, *ret = NULL, *reply;
-    const QapiCommand *c;
-    const char *name = NULL;
-    bool has_id = json_object_is_type(request, json_type_object) && json_object_object_get_ex(request, "id", &id);
+    const QapiCommand *c = NULL;
+    Request r = {0};
+    bool has_id = json_object_is_type(request, json_type_object) &&
+                  json_object_object_get_ex(request, "id", &id);
 
-    if (!check_request(request, &name, &args, &err) || (allowed && !allowed(opaque, name, &err))) {
-        return qapi_error_reply(err, id);
+    if (check_request(request, oob, &r, &err) && (!allowed || allowed(opaque, r.name, &err))) {
+        c = find(table, count, &r, &err);
     }
-    c = find(table, count, name);
-    if (!c) {
-        error_set_class(&err, ERROR_CLASS_COMMAND_NOT_FOUND, ERROR_NOT_FOUND, name, "dispatch",
-                        "The command %s has not been found", name);
-        return qapi_error_reply(err, id);
+    if (c && run(c, r.args, &ret, &err)) {
+        reply = json_object_new_object();
+        json_object_object_add(reply, "return", ret);
+    } else {
+        reply = qapi_error_reply(err, NULL);
     }
-    if (!run(c, args, &ret, &err)) {
-        return qapi_error_reply(err, id);
-    }
-    reply = json_object_new_object();
-    json_object_object_add(reply, "return", ret);
     if (has_id) {
         json_object_object_add(reply, "id", json_object_get(id));
     }
+    if (!err && c->flags & QAPI_COMMAND_NO_RESPONSE) {
+        json_object_put(reply);
+        return NULL;
+    }
     return reply;
+}
+
+struct json_object *coroutine_fn qapi_dispatch(const QapiCommand *table, unsigned count,
+                                               struct json_object *request, QapiAllowed *allowed,
+                                               void *opaque)
+{
+    return dispatch(table, count, request, false, allowed, opaque);
+}
+
+struct json_object *coroutine_fn qapi_dispatch_oob(const QapiCommand *table, unsigned count,
+                                                   struct json_object *request,
+                                                   QapiAllowed *allowed, void *opaque)
+{
+    return dispatch(table, count, request, true, allowed, opaque);
+}
+
+bool qapi_request_is_oob(struct json_object *request)
+{
+    return json_object_is_type(request, json_type_object) &&
+           json_object_object_get_ex(request, "exec-oob", NULL) &&
+           !json_object_object_get_ex(request, "execute", NULL);
 }

@@ -2,19 +2,16 @@
 /*
  * Printing JSON as QMP's clients are used to it.
  *
- * Member order is part of what they are used to: existing expectations compare text.  Members come by ascending bucket of a hash of
- * their name, within a bucket the last inserted first; insertion order is the schema's.
+ * Nothing in the printed value is touched (json-c's own printer caches text in it), so several
+ * threads may print one.
  */
 #include "qapi/json-writer.h"
 #include <glib.h>
-#include <math.h>
 #include <string.h>
 
-typedef struct Member {
-    const char *key;
-    struct json_object *value;
-    unsigned bucket, index;
-} Member;
+/* ---- member order ---- */
+
+enum { BUCKETS = 512 };
 
 static unsigned bucket_of(const char *key)
 {
@@ -23,18 +20,34 @@ static unsigned bucket_of(const char *key)
     for (unsigned i = 0; key[i]; i++) {
         v += (uint32_t)(unsigned char)key[i] << ((5 * i) % 24);
     }
-    return (UINT32_C(1103515243) * v + 12345) % 512;
+    return (UINT32_C(1103515243) * v + 12345) % BUCKETS;
 }
 
 static int compare(const void *a, const void *b)
 {
-    const Member *x = a, *y = b;
+    const QapiJsonMember *x = a, *y = b;
 
     if (x->bucket != y->bucket) {
         return x->bucket < y->bucket ? -1 : 1;
     }
-    return x->index > y->index ? -1 : 1;
+    return x->index > y->index ? -1 : x->index < y->index;
 }
+
+QapiJsonMember *qapi_json_members(struct json_object *o)
+{
+    unsigned n = json_object_object_length(o), i = 0;
+    QapiJsonMember *members = g_new(QapiJsonMember, MAX(n, 1));
+
+    json_object_object_foreach(o, key, value)
+    {
+        members[i] = (QapiJsonMember){key, value, bucket_of(key), i};
+        i++;
+    }
+    qsort(members, n, sizeof(*members), compare);
+    return members;
+}
+
+/* ---- text ---- */
 
 static void print(GString *s, struct json_object *o, bool pretty, unsigned level);
 
@@ -45,30 +58,37 @@ static void new_line(GString *s, bool pretty, unsigned level)
     }
 }
 
+static void print_code_point(GString *s, gunichar c)
+{
+    static const char plain[] = "\"\\\b\f\n\r\t", escaped[] = "\"\\bfnrt";
+    const char *known = c && c < 0x80 ? strchr(plain, (int)c) : NULL;
+
+    if (known) {
+        g_string_append_printf(s, "\\%c", escaped[known - plain]);
+    } else if (c >= 0x10000) {
+        g_string_append_printf(s, "\\u%04X\\u%04X", 0xD800 + ((c - 0x10000) >> 10),
+                               0xDC00 + ((c - 0x10000) & 0x3FF));
+    } else if (c < 0x20 || c >= 0x7F) {
+        g_string_append_printf(s, "\\u%04X", c);
+    } else {
+        g_string_append_c(s, (char)c);
+    }
+}
+
 static void print_string(GString *s, const char *p, size_t len)
 {
     const char *end = p + len;
 
     g_string_append_c(s, '"');
     while (p < end) {
-        static const char plain[] = "\"\\\b\f\n\r\t", escaped[] = "\"\\bfnrt";
-        const char *known = *p ? strchr(plain, *p) : NULL;
-        gunichar c = g_utf8_get_char_validated(p, end - p);
+        /* the "validated" function takes a zero byte for the end */
+        gunichar c = *p ? g_utf8_get_char_validated(p, end - p) : 0;
 
-        if (known) {
-            g_string_append_printf(s, "\\%c", escaped[known - plain]);
-            p++;
-        } else if (c == (gunichar)-1 || c == (gunichar)-2) {
-            g_string_append(s, *p ? "\\uFFFD" : "\\u0000");
+        if (c == (gunichar)-1 || c == (gunichar)-2) {
+            print_code_point(s, 0xFFFD);
             p++;
         } else {
-            if (c >= 0x10000) {
-                g_string_append_printf(s, "\\u%04X\\u%04X", 0xD800 + ((c - 0x10000) >> 10), 0xDC00 + ((c - 0x10000) & 0x3FF));
-            } else if (c < 0x20 || c >= 0x7F) {
-                g_string_append_printf(s, "\\u%04X", c);
-            } else {
-                g_string_append_c(s, (char)c);
-            }
+            print_code_point(s, c);
             p = g_utf8_next_char(p);
         }
     }
@@ -77,16 +97,11 @@ static void print_string(GString *s, const char *p, size_t len)
 
 static void print_object(GString *s, struct json_object *o, bool pretty, unsigned level)
 {
-    unsigned n = json_object_object_length(o), i = 0;
-    g_autofree Member *members = g_new(Member, MAX(n, 1));
+    unsigned n = json_object_object_length(o);
+    g_autofree QapiJsonMember *members = qapi_json_members(o);
 
-    json_object_object_foreach(o, key, value) {
-        members[i] = (Member){.key = key, .value = value, .bucket = bucket_of(key), .index = i};
-        i++;
-    }
-    qsort(members, n, sizeof(Member), compare);
     g_string_append_c(s, '{');
-    for (i = 0; i < n; i++) {
+    for (unsigned i = 0; i < n; i++) {
         if (i > 0) {
             g_string_append(s, pretty ? "," : ", ");
         }
@@ -113,6 +128,17 @@ static void print_array(GString *s, struct json_object *o, bool pretty, unsigned
     g_string_append_c(s, ']');
 }
 
+static void print_integer(GString *s, struct json_object *o)
+{
+    int64_t v = json_object_get_int64(o);
+
+    if (v < 0) {
+        g_string_append_printf(s, "%" G_GINT64_FORMAT, v);
+    } else {
+        g_string_append_printf(s, "%" G_GUINT64_FORMAT, json_object_get_uint64(o));
+    }
+}
+
 static void print(GString *s, struct json_object *o, bool pretty, unsigned level)
 {
     char number[G_ASCII_DTOSTR_BUF_SIZE];
@@ -131,8 +157,14 @@ static void print(GString *s, struct json_object *o, bool pretty, unsigned level
         g_ascii_formatd(number, sizeof(number), "%.17g", json_object_get_double(o));
         g_string_append(s, number);
         break;
-    default:
-        g_string_append(s, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+    case json_type_int:
+        print_integer(s, o);
+        break;
+    case json_type_boolean:
+        g_string_append(s, json_object_get_boolean(o) ? "true" : "false");
+        break;
+    case json_type_null:
+        g_string_append(s, "null");
         break;
     }
 }

@@ -19,7 +19,8 @@ static const QapiBranch *branch_of(const QapiType *type, const char *value)
 
 static bool is_pointer(const QapiType *type)
 {
-    return type->meta == QAPI_META_STR || type->meta == QAPI_META_ANY || type->meta >= QAPI_META_OBJECT;
+    return type->meta == QAPI_META_STR || type->meta == QAPI_META_ANY ||
+           type->meta >= QAPI_META_OBJECT;
 }
 
 static bool is_present(const QapiMember *m, const char *value)
@@ -42,9 +43,11 @@ static struct json_object *int_to_json(const QapiType *type, const void *at)
     case 2:
         return json_object_new_int(type->is_signed ? *(const int16_t *)at : *(const uint16_t *)at);
     case 4:
-        return json_object_new_int64(type->is_signed ? *(const int32_t *)at : (int64_t)*(const uint32_t *)at);
+        return json_object_new_int64(type->is_signed ? *(const int32_t *)at
+                                                     : (int64_t) * (const uint32_t *)at);
     default:
-        return type->is_signed ? json_object_new_int64(*(const int64_t *)at) : json_object_new_uint64(*(const uint64_t *)at);
+        return type->is_signed ? json_object_new_int64(*(const int64_t *)at)
+                               : json_object_new_uint64(*(const uint64_t *)at);
     }
 }
 
@@ -113,7 +116,8 @@ static struct json_object *to_json(const QapiType *type, const void *at)
 
 struct json_object *qapi_serialise(const QapiType *type, const void *value)
 {
-    return is_pointer(type) && type->meta != QAPI_META_STR ? to_json(type, &value) : to_json(type, value);
+    return is_pointer(type) && type->meta != QAPI_META_STR ? to_json(type, &value)
+                                                           : to_json(type, value);
 }
 
 /* ---- free ---- */

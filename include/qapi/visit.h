@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Values of schema types: parsing, serialising, copying, freeing, by tables that scripts/qapi makes.
+ * Values of schema types: parsing, serialising, copying, freeing, by tables that scripts/qapi
+ * makes.
  *
- * Representation: scalars and enums are members by value, optional ones with a `has_` flag; strings, objects, alternates,
- * lists and `any` are pointers, NULL where absent.  A union's branch lies in `u` by value; list elements are in a chain.
- * Memory is GLib's; a value owns all below it.
+ * Representation: scalars and enums are members by value, optional ones with a `has_` flag;
+ * strings, objects, alternates, lists and `any` are pointers, NULL where absent.  A union's branch
+ * lies in `u` by value; list elements are in a chain.
+ * Memory is GLib's; a value owns all below it.  An `any` that is JSON null is NULL, as if absent.
  *
  * Any thread.  Nothing here suspends.
  */
@@ -71,43 +73,63 @@ struct QapiType {
     size_t value_offset;
 };
 
-extern const QapiType qapi_type_str, qapi_type_number, qapi_type_int, qapi_type_int8, qapi_type_int16, qapi_type_int32,
-    qapi_type_int64, qapi_type_uint8, qapi_type_uint16, qapi_type_uint32, qapi_type_uint64, qapi_type_size, qapi_type_bool,
-    qapi_type_any, qapi_type_null;
+extern const QapiType qapi_type_str, qapi_type_number, qapi_type_int, qapi_type_int8,
+    qapi_type_int16, qapi_type_int32, qapi_type_int64, qapi_type_uint8, qapi_type_uint16,
+    qapi_type_uint32, qapi_type_uint64, qapi_type_size, qapi_type_bool, qapi_type_any,
+    qapi_type_null;
 
-/* Strict: types must match, nothing may be missing or unknown.  *ret_out is set on success; errors have QEMU's texts.
- * keyval: as on the command line, where scalars are strings ("on", "4k") and lists are {"0": ..., "1": ...} or one scalar. */
-bool qapi_parse(const QapiType *type, struct json_object *in, bool keyval, void **ret_out, Error **errp);
-/* A new JSON value; members in schema order, absent ones left out. */
+/* From JSON to C; type: an object, alternate or list type.  Strict: types must match, nothing may be
+ * missing or unknown.  keyval: as on a command line, where scalars may be strings ("on", "4k" for
+ * sizes) and arrays objects with the members "0", "1", ...
+ * true: *ret_out is the new value (qapi_free(); NULL: an empty list); false: *errp has QEMU's text
+ * (GenericError, ERROR_INVALID, the subject is the path of what is wrong).  `in` stays the
+ * caller's. */
+bool qapi_parse(const QapiType *type, struct json_object *in, bool keyval, void **ret_out,
+                Error **errp);
+/* A new JSON value of a value of such a type; members in schema order, absent ones left out. */
 struct json_object *qapi_serialise(const QapiType *type, const void *value);
+/* A deep copy (JSON values below `any` are shared: nobody changes them). */
 void *qapi_copy(const QapiType *type, const void *value);
 /* NULL: nothing happens. */
 void qapi_free(const QapiType *type, void *value);
 /* The value of an enum's name; -1: unknown. */
 int qapi_enum_parse(const QapiType *type, const char *name);
 
-/* qapi_parse_Foo(in, &foo, errp), qapi_parse_keyval_Foo, qapi_serialise_Foo, qapi_copy_Foo, qapi_free_Foo, g_autoptr(Foo) */
-#define QAPI_DECLARE_TYPE_FUNCTIONS(T)                                                                                 \
-    static inline bool qapi_parse_##T(struct json_object *in, T **ret_out, Error **errp)                               \
-    {                                                                                                                  \
-        return qapi_parse(&qapi_type_##T, in, false, (void **)ret_out, errp);                                          \
-    }                                                                                                                  \
-    static inline bool qapi_parse_keyval_##T(struct json_object *in, T **ret_out, Error **errp)                        \
-    {                                                                                                                  \
-        return qapi_parse(&qapi_type_##T, in, true, (void **)ret_out, errp);                                           \
-    }                                                                                                                  \
-    static inline struct json_object *qapi_serialise_##T(const T *value)                                               \
-    {                                                                                                                  \
-        return qapi_serialise(&qapi_type_##T, value);                                                                  \
-    }                                                                                                                  \
-    static inline T *qapi_copy_##T(const T *value)                                                                     \
-    {                                                                                                                  \
-        return qapi_copy(&qapi_type_##T, value);                                                                       \
-    }                                                                                                                  \
-    static inline void qapi_free_##T(T *value)                                                                         \
-    {                                                                                                                  \
-        qapi_free(&qapi_type_##T, value);                                                                              \
-    }                                                                                                                  \
+/* qapi_parse_Foo(in, &foo, errp), qapi_parse_keyval_Foo, qapi_serialise_Foo, qapi_copy_Foo,
+ * qapi_free_Foo, g_autoptr(Foo) */
+#define QAPI_DECLARE_TYPE_FUNCTIONS(T)                                                             \
+    static inline bool qapi_parse_##T(struct json_object *in, T **ret_out, Error **errp)           \
+    {                                                                                              \
+        void *value;                                                                               \
+                                                                                                   \
+        if (!qapi_parse(&qapi_type_##T, in, false, &value, errp)) {                                \
+            return false;                                                                          \
+        }                                                                                          \
+        *ret_out = value;                                                                          \
+        return true;                                                                               \
+    }                                                                                              \
+    static inline bool qapi_parse_keyval_##T(struct json_object *in, T **ret_out, Error **errp)    \
+    {                                                                                              \
+        void *value;                                                                               \
+                                                                                                   \
+        if (!qapi_parse(&qapi_type_##T, in, true, &value, errp)) {                                 \
+            return false;                                                                          \
+        }                                                                                          \
+        *ret_out = value;                                                                          \
+        return true;                                                                               \
+    }                                                                                              \
+    static inline struct json_object *qapi_serialise_##T(const T *value)                           \
+    {                                                                                              \
+        return qapi_serialise(&qapi_type_##T, value);                                              \
+    }                                                                                              \
+    static inline T *qapi_copy_##T(const T *value)                                                 \
+    {                                                                                              \
+        return qapi_copy(&qapi_type_##T, value);                                                   \
+    }                                                                                              \
+    static inline void qapi_free_##T(T *value)                                                     \
+    {                                                                                              \
+        qapi_free(&qapi_type_##T, value);                                                          \
+    }                                                                                              \
     G_DEFINE_AUTOPTR_CLEANUP_FUNC(T, qapi_free_##T)
 
 typedef struct json_object JsonObject;
