@@ -39,7 +39,8 @@ typedef struct FileState {
     FileLocks held;
     /* from perm_prepare to its commit or abort */
     bool preparing;
-    FileLocks extra; /* taken beside held */
+    FileLocks next;  /* what will be held */
+    FileLocks extra; /* of it, what is taken beside held */
     int next_fd;     /* to be put under fd; holds held | extra; -1: fd stays as it is */
     int old_dup; /* duplicate of fd, by which its locks are given up in the end; -1: as next_fd */
     bool next_writable;

@@ -33,9 +33,16 @@ int file_open_flags(const Node *n, bool writable)
     return (writable ? O_RDWR : O_RDONLY) | (n->cache_direct ? O_DIRECT : 0);
 }
 
+/* A read-only node writes nothing, also while its parents have not given up yet (an old node after
+ * its cut). */
+static unsigned needed(const Node *n, unsigned perm)
+{
+    return atomic_load(&((Node *)n)->read_only) ? perm & ~WRITE_LIKE : perm;
+}
+
 static FileLocks locks_for(const Node *n, unsigned perm, unsigned shared)
 {
-    return (FileLocks){.used = perm & PERM_ALL,
+    return (FileLocks){.used = needed(n, perm) & PERM_ALL,
                        .unshared = n->force_share ? 0 : ~shared & PERM_ALL};
 }
 
@@ -158,36 +165,35 @@ static int perm_prepare_on_worker(void *opaque)
 bool coroutine_fn file_perm_prepare(Node *n, unsigned perm, unsigned shared, Error **errp)
 {
     FileState *s = n->state;
-    PermJob j = {
-        .node = n,
-        .want = locks_for(n, perm, shared),
-        .write = perm & WRITE_LIKE,
-        .errp = errp,
-    };
+    PermJob j = {.node = n, .errp = errp};
 
     co_mutex_lock(&s->control_lock); /* until commit or abort */
+    j.want = locks_for(n, perm, shared);
+    j.write = needed(n, perm) & WRITE_LIKE;
     if (worker_run(WORKERS_CONTROL, perm_prepare_on_worker, &j) < 0) {
         co_mutex_unlock(&s->control_lock);
         return false;
     }
     s->preparing = true;
+    s->next = j.want;
     return true;
 }
 
 void file_perm_commit(Node *n, unsigned perm, unsigned shared)
 {
     FileState *s = n->state;
-    FileLocks want = locks_for(n, perm, shared);
     FileLocks all = file_locks_or(s->held, s->extra);
 
+    (void)perm;
+    (void)shared;
     g_assert(s->preparing);
     if (s->next_fd >= 0 && take_over(n, s->next_fd, s->old_dup, all)) {
         s->writable = s->next_writable;
     }
     s->next_fd = s->old_dup = -1;
     if (s->locking) {
-        file_lock_drop(s->fd, n->filename, file_locks_minus(all, want));
-        s->held = want;
+        file_lock_drop(s->fd, n->filename, file_locks_minus(all, s->next));
+        s->held = s->next;
     }
     s->extra = (FileLocks){0};
     s->preparing = false;

@@ -109,7 +109,7 @@ static void forbid(int nr, int err)
 static void try_alignment(int fd)
 {
     uint32_t request = 0, memory = 0;
-    uint8_t *buf;
+    uint8_t *buf = NULL;
 
     file_direct_alignment(fd, &request, &memory);
     g_assert_cmpint(request, >=, 512);

@@ -602,7 +602,7 @@ static void coroutine_fn test_ro_commit(void)
 {
     g_autoptr(Error) err = NULL;
     Node *n;
-    Edge *e;
+    Edge *e, *other;
     int fd;
 
     make_file(image, 4096);
@@ -624,6 +624,12 @@ static void coroutine_fn test_ro_commit(void)
     expect_locks(PERM_CONSISTENT_READ, SHARE_READ);
     test_expect(e, 512, 'y', 512);
     g_assert_cmpint(test_fill(e, 0, 'z', 512), ==, -EPERM);
+    /* Its parent still has its old permissions, and others come and go. */
+    other = node_test_attach(n, PERM_CONSISTENT_READ, PERM_ALL & ~PERM_WRITE_UNCHANGED);
+    expect_locks(PERM_CONSISTENT_READ, PERM_CONSISTENT_READ);
+    g_assert_cmpint(access_mode(fd), ==, O_RDONLY);
+    edge_detach(other);
+    expect_locks(PERM_CONSISTENT_READ, SHARE_READ);
     g_assert_true(edge_set_perm(e, PERM_CONSISTENT_READ, PERM_ALL, &err));
     expect_locks(PERM_CONSISTENT_READ, PERM_ALL);
 
