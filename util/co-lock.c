@@ -2,8 +2,9 @@
 /*
  * Locks for coroutines of any thread.
  *
- * Hand-over: who releases a lock gives it to the first waiter before waking it; the waiter owns it when it runs.  A waiter's record is on
- * its own stack and must not be touched after co_wake().
+ * Hand-over: who releases a lock gives it to the first waiter before waking it; the waiter owns it when it
+ * runs.  A waiter's record is on its own stack and is not touched after co_wake().  Nor is the lock: whoever
+ * gets it may free it, so wake-ups come after the guard was let go.  (CoQueue's guard is the caller's.)
  */
 #include "util/co-lock.h"
 #include "util/loop.h"
@@ -40,44 +41,74 @@ static CoWaiter *list_take(CoWaitList *l)
 
 /* ---- CoMutex ---- */
 
+/*
+ * `state` says FREE, LOCKED or CONTENDED (locked, and somebody is in the list of waiters or about to be).
+ * Taking a free lock and releasing one that nobody waits for is one compare-and-swap; the rest happens
+ * under the guard, where alone CONTENDED is entered and left.  A lock with waiters is never FREE, so nobody
+ * overtakes them.
+ */
+enum { FREE, LOCKED, CONTENDED };
+
 void co_mutex_init(CoMutex *m)
 {
-    *m = (CoMutex){.guard = PTHREAD_MUTEX_INITIALIZER};
+    *m = (CoMutex){.state = FREE, .guard = PTHREAD_MUTEX_INITIALIZER};
 }
 
 void co_mutex_destroy(CoMutex *m)
 {
-    g_assert(!m->locked);
+    g_assert(atomic_load(&m->state) == FREE);
     pthread_mutex_destroy(&m->guard);
+}
+
+static bool move_state(CoMutex *m, unsigned from, unsigned to)
+{
+    return atomic_compare_exchange_strong_explicit(&m->state, &from, to, memory_order_acq_rel,
+                                                   memory_order_acquire);
+}
+
+bool co_mutex_trylock(CoMutex *m)
+{
+    return move_state(m, FREE, LOCKED);
 }
 
 void coroutine_fn co_mutex_lock(CoMutex *m)
 {
     CoWaiter w = {.co = co_self()};
 
-    pthread_mutex_lock(&m->guard);
-    if (!m->locked) {
-        m->locked = true;
-        pthread_mutex_unlock(&m->guard);
+    if (move_state(m, FREE, LOCKED)) {
         return;
+    }
+    g_assert(w.co);
+    pthread_mutex_lock(&m->guard);
+    while (atomic_load_explicit(&m->state, memory_order_relaxed) != CONTENDED) {
+        if (move_state(m, FREE, LOCKED)) {
+            pthread_mutex_unlock(&m->guard);
+            return;
+        }
+        if (move_state(m, LOCKED, CONTENDED)) {
+            break;
+        }
     }
     list_add(&m->waiters, &w);
     pthread_mutex_unlock(&m->guard);
-    co_yield();
+    co_yield ();
 }
 
 void co_mutex_unlock(CoMutex *m)
 {
     CoWaiter *w;
 
+    if (move_state(m, LOCKED, FREE)) {
+        return;
+    }
     pthread_mutex_lock(&m->guard);
-    g_assert(m->locked);
+    g_assert(atomic_load_explicit(&m->state, memory_order_relaxed) == CONTENDED);
     w = list_take(&m->waiters);
-    m->locked = w;
-    if (w) {
-        co_wake(w->co);
+    if (!m->waiters.head) {
+        atomic_store_explicit(&m->state, LOCKED, memory_order_relaxed); /* by w */
     }
     pthread_mutex_unlock(&m->guard);
+    co_wake(w->co);
 }
 
 /* ---- CoRwlock ---- */
@@ -99,7 +130,7 @@ static void coroutine_fn rw_wait(CoRwlock *l, bool writer)
 
     list_add(&l->waiters, &w);
     pthread_mutex_unlock(&l->guard);
-    co_yield();
+    co_yield ();
 }
 
 void coroutine_fn co_rwlock_rdlock(CoRwlock *l)
@@ -124,38 +155,56 @@ void coroutine_fn co_rwlock_wrlock(CoRwlock *l)
     pthread_mutex_unlock(&l->guard);
 }
 
-/* Lets in whoever may come in now; guard is held. */
-static void rw_admit(CoRwlock *l)
+/* Lets in whoever may come in now.  The guard is held; the caller wakes the list when it is not. */
+static CoWaitList rw_admit(CoRwlock *l)
 {
+    CoWaitList admitted = {0};
+
     while (l->waiters.head && l->readers >= 0) {
         if (l->waiters.head->writer) {
             if (l->readers == 0) {
                 l->readers = -1;
-                co_wake(list_take(&l->waiters)->co);
+                list_add(&admitted, list_take(&l->waiters));
             }
-            return;
+            break;
         }
         l->readers++;
-        co_wake(list_take(&l->waiters)->co);
+        list_add(&admitted, list_take(&l->waiters));
+    }
+    return admitted;
+}
+
+static void wake_list(CoWaitList l)
+{
+    CoWaiter *w;
+
+    while ((w = list_take(&l))) {
+        co_wake(w->co);
     }
 }
 
 void co_rwlock_unlock(CoRwlock *l)
 {
+    CoWaitList admitted;
+
     pthread_mutex_lock(&l->guard);
     g_assert(l->readers != 0);
     l->readers = l->readers < 0 ? 0 : l->readers - 1;
-    rw_admit(l);
+    admitted = rw_admit(l);
     pthread_mutex_unlock(&l->guard);
+    wake_list(admitted);
 }
 
 void co_rwlock_downgrade(CoRwlock *l)
 {
+    CoWaitList admitted;
+
     pthread_mutex_lock(&l->guard);
     g_assert(l->readers == -1);
     l->readers = 1;
-    rw_admit(l);
+    admitted = rw_admit(l);
     pthread_mutex_unlock(&l->guard);
+    wake_list(admitted);
 }
 
 /* ---- CoQueue ---- */
@@ -171,7 +220,7 @@ void coroutine_fn co_queue_wait(CoQueue *q, pthread_mutex_t *held)
 
     list_add(&q->waiters, &w);
     pthread_mutex_unlock(held);
-    co_yield();
+    co_yield ();
     pthread_mutex_lock(held);
 }
 
@@ -216,25 +265,29 @@ void co_group_add(CoGroup *g, unsigned n)
 
 void co_group_done(CoGroup *g)
 {
+    Coroutine *waiter = NULL;
+
     pthread_mutex_lock(&g->guard);
     g_assert(g->running > 0);
-    if (--g->running == 0 && g->waiter) {
-        co_wake(g->waiter);
+    if (--g->running == 0) {
+        waiter = g->waiter;
         g->waiter = NULL;
     }
     pthread_mutex_unlock(&g->guard);
+    if (waiter) {
+        co_wake(waiter);
+    }
 }
 
 void coroutine_fn co_group_wait(CoGroup *g)
 {
     pthread_mutex_lock(&g->guard);
-    if (g->running > 0) {
-        g_assert(!g->waiter);
-        g->waiter = co_self();
+    if (g->running == 0) {
         pthread_mutex_unlock(&g->guard);
-        co_yield();
-        /* The last one may still hold the guard: it must have let go before the group may be freed. */
-        pthread_mutex_lock(&g->guard);
+        return;
     }
+    g_assert(!g->waiter);
+    g->waiter = co_self();
     pthread_mutex_unlock(&g->guard);
+    co_yield ();
 }

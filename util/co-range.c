@@ -2,15 +2,15 @@
 /*
  * Range locks: requests that overlap exclude each other.
  *
- * Holders and waiters are in one list in the order in which they came.  A range waits for every conflicting one before it in the
- * list, held or waiting, so nobody overtakes and nobody starves; `next` and `prev` link the list, `waiters.head` being set means
- * that the range itself is still waiting.
+ * Holders and waiters are in one list in the order in which they came.  A range waits for every conflicting
+ * one that came before it, held or waiting, so nobody overtakes and nobody starves.  `blockers` counts
+ * those; who leaves the list subtracts himself from the newer ones he conflicts with, and wakes those that
+ * have none left.
+ *
+ * The list is searched from one end to the other: it has as many entries as there are requests that need such a
+ * lock at one time, which is few.
  */
 #include "util/co-lock.h"
-
-struct CoWaiter {
-    Coroutine *co;
-};
 
 void co_range_lock_init(CoRangeLock *l)
 {
@@ -19,65 +19,60 @@ void co_range_lock_init(CoRangeLock *l)
 
 void co_range_lock_destroy(CoRangeLock *l)
 {
-    g_assert(!l->held);
+    g_assert(!l->newest);
     pthread_mutex_destroy(&l->guard);
 }
 
 static bool conflicts(const CoRange *a, const CoRange *b)
 {
-    return !(a->shared && b->shared) && a->offset < b->offset + b->length && b->offset < a->offset + a->length;
+    return !(a->shared && b->shared) && a->offset < b->offset + b->length &&
+           b->offset < a->offset + a->length;
 }
 
-/* The list's newest is l->held; `next` leads to older ones. */
-static bool must_wait(const CoRange *r)
+void coroutine_fn co_range_lock(CoRangeLock *l, CoRange *r, uint64_t offset, uint64_t length,
+                                bool shared)
 {
-    for (const CoRange *older = r->next; older; older = older->next) {
-        if (conflicts(r, older)) {
-            return true;
-        }
-    }
-    return false;
-}
+    bool wait;
 
-void coroutine_fn co_range_lock(CoRangeLock *l, CoRange *r, uint64_t offset, uint64_t length, bool shared)
-{
-    CoWaiter w = {.co = co_self()};
-
-    g_assert(length > 0);
+    g_assert(length > 0 && length <= UINT64_MAX - offset);
     *r = (CoRange){.offset = offset, .length = length, .shared = shared};
     pthread_mutex_lock(&l->guard);
-    r->next = l->held;
-    if (l->held) {
-        l->held->prev = r;
+    for (CoRange *o = l->newest; o; o = o->older) {
+        r->blockers += conflicts(r, o);
     }
-    l->held = r;
-    if (!must_wait(r)) {
-        pthread_mutex_unlock(&l->guard);
-        return;
+    r->older = l->newest;
+    if (r->older) {
+        r->older->newer = r;
     }
-    r->waiters.head = &w;
+    l->newest = r;
+    wait = r->blockers > 0;
+    if (wait) {
+        r->waiter = co_self();
+    }
     pthread_mutex_unlock(&l->guard);
-    co_yield();
+    if (wait) {
+        co_yield ();
+    }
 }
 
 void co_range_unlock(CoRangeLock *l, CoRange *r)
 {
-    pthread_mutex_lock(&l->guard);
-    if (r->next) {
-        r->next->prev = r->prev;
-    }
-    if (r->prev) {
-        r->prev->next = r->next;
-    } else {
-        l->held = r->next;
-    }
-    /* Only newer ones can have waited for it. */
-    for (CoRange *newer = r->prev; newer; newer = newer->prev) {
-        if (newer->waiters.head && conflicts(newer, r) && !must_wait(newer)) {
-            Coroutine *co = newer->waiters.head->co;
+    CoRange *n;
 
-            newer->waiters.head = NULL;
-            co_wake(co);
+    pthread_mutex_lock(&l->guard);
+    g_assert(r->blockers == 0);
+    if (r->older) {
+        r->older->newer = r->newer;
+    }
+    if (r->newer) {
+        r->newer->older = r->older;
+    } else {
+        l->newest = r->older;
+    }
+    for (n = r->newer; n; n = n->newer) {
+        if (conflicts(n, r) && --n->blockers == 0) {
+            /* It holds its range from here on, and cannot unlock it before we let go of the guard. */
+            co_wake(n->waiter);
         }
     }
     pthread_mutex_unlock(&l->guard);

@@ -1,125 +1,74 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Coroutines: stacks and switching.
+ * Coroutines: stacks, starting, suspending, waking.
  *
- * A coroutine has a stack of CO_STACK_SIZE bytes with an inaccessible page below it, so that an overflow faults instead of
- * corrupting a neighbour.  Stacks are kept in a pool per thread when their coroutine ends.
+ * Stacks.  Each has inaccessible pages below it, so that an overflow faults instead of corrupting a
+ * neighbour.  Where the kernel has guard markers (MADV_GUARD_INSTALL) they are used, since they do not
+ * split the mapping: the number of mappings of a process is limited, and that of coroutines should not
+ * be.  The Coroutine lies at the top of its stack.
  *
- * Switching saves what the calling convention says a callee must preserve, and nothing else: no signal mask, no system call.
- * x86-64 and aarch64 have a few lines of assembly; other machines use swapcontext(3).
+ * Pool.  A coroutine that ends goes to its thread's pool as it is: its stack waits in main_loop() for
+ * the next function.  So starting one costs two switches and no allocation.
  *
- * A coroutine is resumed by its loop (or started by another coroutine) and yields to whoever resumed it.  ASan and TSan are
- * told of every switch.
+ * Who resumes whom.  A coroutine is resumed by its loop or started by a coroutine, and yields to whoever
+ * that was (`resumer`).  Loops run items only outside of coroutines, so a coroutine whose item comes up
+ * has yielded, whenever it was woken.
+ *
+ * Sanitizers and valgrind are told of the stacks and of every switch.
  */
 #include "util/coroutine.h"
+#include "co-switch.h"
 #include "loop-internal.h"
-#include <glib.h>
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define CO_ASAN 1
-#elif defined(__has_feature)
+#ifdef __has_feature
 #if __has_feature(address_sanitizer)
 #define CO_ASAN 1
 #endif
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define CO_TSAN 1
-#elif defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define CO_TSAN 1
 #endif
 #endif
+#ifdef __SANITIZE_ADDRESS__
+#define CO_ASAN 1
+#endif
+#ifdef __SANITIZE_THREAD__
+#define CO_TSAN 1
+#endif
+
 #ifdef CO_ASAN
 #include <sanitizer/common_interface_defs.h>
+/* Functions that live across a switch have no frame on ASan's own stack, which a switch may replace. */
+#define NO_ASAN __attribute__((no_sanitize_address, noinline))
+#else
+#define NO_ASAN __attribute__((noinline))
 #endif
 #ifdef CO_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
-
-#define POOL_MAX 256
-
-/* ---- switching ---- */
-
-#if defined(__x86_64__)
-typedef struct Context {
-    void *sp;
-} Context;
-
-void co_switch_asm(void **save_sp, void *load_sp);
-__asm__(".text\n"
-        ".type co_switch_asm, @function\n"
-        ".globl co_switch_asm\n"
-        ".hidden co_switch_asm\n"
-        "co_switch_asm:\n"
-        "    pushq %rbp\n"
-        "    pushq %rbx\n"
-        "    pushq %r12\n"
-        "    pushq %r13\n"
-        "    pushq %r14\n"
-        "    pushq %r15\n"
-        "    subq $8, %rsp\n"
-        "    stmxcsr (%rsp)\n"
-        "    fnstcw 4(%rsp)\n"
-        "    movq %rsp, (%rdi)\n"
-        "    movq %rsi, %rsp\n"
-        "    ldmxcsr (%rsp)\n"
-        "    fldcw 4(%rsp)\n"
-        "    addq $8, %rsp\n"
-        "    popq %r15\n"
-        "    popq %r14\n"
-        "    popq %r13\n"
-        "    popq %r12\n"
-        "    popq %rbx\n"
-        "    popq %rbp\n"
-        "    ret\n"
-        ".size co_switch_asm, .-co_switch_asm\n");
-
-static void context_make(Context *c, void *stack, size_t size, void (*entry)(void))
-{
-    uint64_t *sp = (uint64_t *)((char *)stack + size);
-    uint32_t control[2] = {0x1f80, 0x037f}; /* MXCSR and x87 control word as the ABI has them at start */
-
-    *--sp = 0; /* the "return address" of entry, which never returns; the stack is aligned as after a call */
-    *--sp = (uint64_t)entry;
-    sp -= 7;
-    for (unsigned i = 1; i < 7; i++) {
-        sp[i] = 0;
-    }
-    memcpy(sp, control, sizeof(control));
-    c->sp = sp;
-}
-
-static void context_switch(Context *from, Context *to)
-{
-    co_switch_asm(&from->sp, to->sp);
-}
-#else
-#include <ucontext.h>
-typedef struct Context {
-    ucontext_t uc;
-} Context;
-
-static void context_make(Context *c, void *stack, size_t size, void (*entry)(void))
-{
-    getcontext(&c->uc);
-    c->uc.uc_stack.ss_sp = stack;
-    c->uc.uc_stack.ss_size = size;
-    c->uc.uc_link = NULL;
-    makecontext(&c->uc, entry, 0);
-}
-
-static void context_switch(Context *from, Context *to)
-{
-    swapcontext(&from->uc, &to->uc);
-}
+#ifdef CONFIG_VALGRIND
+#include <valgrind/valgrind.h>
 #endif
 
-/* Whoever runs: a coroutine, or the thread itself at the bottom. */
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
+/* Instrumented frames are larger. */
+#if defined(CO_ASAN) || defined(CO_TSAN)
+#define STACK_SIZE (2 * CO_STACK_SIZE)
+#else
+#define STACK_SIZE CO_STACK_SIZE
+#endif
+#define GUARD_SIZE (64 * 1024) /* any page size divides it */
+#define POOL_MAX   1024
+
+/* Whatever can be switched to: a coroutine, or what the thread does outside of them. */
 typedef struct Fiber {
-    Context context;
+    CoContext context;
 #ifdef CO_ASAN
     const void *stack_bottom;
     size_t stack_size;
@@ -130,16 +79,19 @@ typedef struct Fiber {
 #endif
 } Fiber;
 
-struct Coroutine {
+struct __attribute__((aligned(64))) Coroutine {
+    LoopItem item; /* queued on the loop: will be resumed */
     Fiber fiber;
     Fiber *resumer;
     Coroutine *resumer_co; /* NULL: the thread */
     Loop *loop;
-    Coroutine *next; /* in a queue of its loop */
-    CoroutineFn *fn;
+    CoroutineFn *fn; /* NULL: has ended */
     void *opaque;
-    void *stack; /* above the guard page */
-    bool ended;
+    _Atomic bool queued; /* between co_wake() and the resumption */
+    Coroutine *next_pooled;
+#ifdef CONFIG_VALGRIND
+    unsigned valgrind_id;
+#endif
 };
 
 static __thread Coroutine *current;
@@ -147,7 +99,10 @@ static __thread Fiber thread_fiber;
 static __thread Coroutine *pool;
 static __thread unsigned pool_size;
 
-static void switch_to(Fiber *from, Fiber *to, bool ending)
+/* ---- switching ---- */
+
+/* ending: nothing on the present stack is needed any more. */
+NO_ASAN static void switch_to(Fiber *from, Fiber *to, bool ending)
 {
 #ifdef CO_TSAN
     if (!from->tsan) {
@@ -156,128 +111,176 @@ static void switch_to(Fiber *from, Fiber *to, bool ending)
     __tsan_switch_to_fiber(to->tsan, 0);
 #endif
 #ifdef CO_ASAN
-    __sanitizer_start_switch_fiber(ending ? NULL : &from->fake_stack, to->stack_bottom, to->stack_size);
+    __sanitizer_start_switch_fiber(ending ? NULL : &from->fake_stack, to->stack_bottom,
+                                   to->stack_size);
 #endif
-    (void)ending;
-    context_switch(&from->context, &to->context);
+    co_context_switch(&from->context, &to->context);
 #ifdef CO_ASAN
-    __sanitizer_finish_switch_fiber(from->fake_stack, NULL, NULL);
+    __sanitizer_finish_switch_fiber(ending ? NULL : from->fake_stack, NULL, NULL);
+#else
+    (void)ending;
 #endif
 }
 
-static void entry(void)
+/* Gives the thread back to whoever resumed or started co. */
+NO_ASAN static void leave(Coroutine *co, bool ending)
+{
+    current = co->resumer_co;
+    switch_to(&co->fiber, co->resumer, ending);
+}
+
+NO_ASAN static void main_loop(void)
 {
     Coroutine *co = current;
 
 #ifdef CO_ASAN
-    /* The first time, this tells where the stack of the resumer lies. */
+    /* The first time this tells where the stack of the resumer is; of a thread nobody else does. */
     __sanitizer_finish_switch_fiber(NULL, &co->resumer->stack_bottom, &co->resumer->stack_size);
 #endif
     for (;;) {
         co->fn(co->opaque);
-        co->ended = true;
-        co_yield();
+        co->fn = NULL;
+        leave(co, true);
     }
+}
+
+/* ---- stacks ---- */
+
+static char *stack_bottom(Coroutine *co)
+{
+    return (char *)(co + 1) - STACK_SIZE;
 }
 
 static Coroutine *coroutine_new(void)
 {
-    size_t page = sysconf(_SC_PAGESIZE);
-    Coroutine *co = pool;
-    char *memory;
+    char *memory = mmap(NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+    Coroutine *co;
 
-    if (co) {
-        pool = co->next;
-        pool_size--;
-        co->next = NULL;
-        co->ended = false;
-        return co;
+    if (memory == MAP_FAILED || (madvise(memory, GUARD_SIZE, MADV_GUARD_INSTALL) < 0 &&
+                                 mprotect(memory, GUARD_SIZE, PROT_NONE) < 0)) {
+        g_error("no memory for the stack of a coroutine: %s", g_strerror(errno));
     }
-    memory = mmap(NULL, CO_STACK_SIZE + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE) < 0) {
-        g_error("no memory for a coroutine's stack");
-    }
-    co = g_new0(Coroutine, 1);
-    co->stack = memory + page;
-    context_make(&co->fiber.context, co->stack, CO_STACK_SIZE, entry);
+    /* Stacks lie side by side; a huge page would make a few used bytes into 2 MiB. */
+    madvise(memory, GUARD_SIZE + STACK_SIZE, MADV_NOHUGEPAGE);
+    co = (Coroutine *)(memory + GUARD_SIZE + STACK_SIZE) - 1;
+    co_context_make(&co->fiber.context, stack_bottom(co), STACK_SIZE - sizeof(Coroutine),
+                    main_loop);
 #ifdef CO_ASAN
-    co->fiber.stack_bottom = co->stack;
-    co->fiber.stack_size = CO_STACK_SIZE;
+    co->fiber.stack_bottom = stack_bottom(co);
+    co->fiber.stack_size = STACK_SIZE - sizeof(Coroutine);
 #endif
 #ifdef CO_TSAN
     co->fiber.tsan = __tsan_create_fiber(0);
+#endif
+#ifdef CONFIG_VALGRIND
+    co->valgrind_id = VALGRIND_STACK_REGISTER(stack_bottom(co), co);
 #endif
     return co;
 }
 
 static void coroutine_delete(Coroutine *co)
 {
-    size_t page = sysconf(_SC_PAGESIZE);
-
 #ifdef CO_TSAN
     __tsan_destroy_fiber(co->fiber.tsan);
 #endif
-    munmap((char *)co->stack - page, CO_STACK_SIZE + page);
-    g_free(co);
+#ifdef CONFIG_VALGRIND
+    VALGRIND_STACK_DEREGISTER(co->valgrind_id);
+#endif
+    munmap(stack_bottom(co) - GUARD_SIZE, GUARD_SIZE + STACK_SIZE);
+}
+
+static Coroutine *pool_take(void)
+{
+    Coroutine *co = pool;
+
+    if (co) {
+        pool = co->next_pooled;
+        pool_size--;
+    }
+    return co;
+}
+
+static void pool_put(Coroutine *co)
+{
+    if (pool_size == POOL_MAX) {
+        coroutine_delete(co);
+        return;
+    }
+    co->next_pooled = pool;
+    pool = co;
+    pool_size++;
 }
 
 void co_pool_drain(void)
 {
-    while (pool) {
-        Coroutine *co = pool;
+    Coroutine *co;
 
-        pool = co->next;
+    while ((co = pool_take())) {
         coroutine_delete(co);
     }
-    pool_size = 0;
 }
 
-void coroutine_resume(Coroutine *co)
+/* ---- running ---- */
+
+NO_ASAN static void resume(Coroutine *co)
 {
-    co->resumer = current ? &current->fiber : &thread_fiber;
-    co->resumer_co = current;
+    Coroutine *resumer = current;
+
+    co->resumer_co = resumer;
+    co->resumer = resumer ? &resumer->fiber : &thread_fiber;
     current = co;
     switch_to(co->resumer, &co->fiber, false);
-    current = co->resumer_co;
-    if (co->ended) {
-        if (pool_size < POOL_MAX) {
-            co->next = pool;
-            pool = co;
-            pool_size++;
-        } else {
-            coroutine_delete(co);
-        }
+    if (!co->fn) {
+        /* A wake-up that nobody waits for would resume whoever has the stack next. */
+        g_assert(!atomic_load_explicit(&co->queued, memory_order_relaxed));
+        co->loop->coroutines--;
+        pool_put(co);
     }
+}
+
+static void run_item(LoopItem *item)
+{
+    Coroutine *co = (Coroutine *)item;
+
+    atomic_store_explicit(&co->queued, false, memory_order_relaxed);
+    resume(co);
 }
 
 void co_start(CoroutineFn *fn, void *opaque)
 {
-    Coroutine *co = coroutine_new();
+    Coroutine *co = pool_take();
 
-    co->fn = fn;
-    co->opaque = opaque;
+    if (!co) {
+        co = coroutine_new();
+    }
     co->loop = loop_current();
     g_assert(co->loop);
-    coroutine_resume(co);
+    co->loop->coroutines++;
+    co->item.run = run_item;
+    co->fn = fn;
+    co->opaque = opaque;
+    resume(co);
 }
 
-void coroutine_fn co_yield(void)
+void coroutine_fn co_yield (void)
 {
-    Coroutine *co = current;
-
-    g_assert(co);
-    switch_to(&co->fiber, co->resumer, false);
+    g_assert(current);
+    leave(current, false);
 }
 
 void co_wake(Coroutine *co)
 {
-    loop_queue_coroutine(co->loop, co);
+    bool twice = atomic_exchange_explicit(&co->queued, true, memory_order_relaxed);
+
+    g_assert(!twice);
+    loop_post(co->loop, &co->item);
 }
 
 void coroutine_fn co_reschedule(void)
 {
     co_wake(current);
-    co_yield();
+    co_yield ();
 }
 
 Coroutine *co_self(void)
@@ -288,9 +291,4 @@ Coroutine *co_self(void)
 Loop *co_loop(Coroutine *co)
 {
     return co->loop;
-}
-
-Coroutine **coroutine_link(Coroutine *co)
-{
-    return &co->next;
 }

@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
-static void set(Error **errp, ErrorClass cls, ErrorKind kind, int err, const char *subject, const char *operation,
-                const char *fmt, va_list ap)
+static void set(Error **errp, ErrorClass cls, ErrorKind kind, int err, const char *subject,
+                const char *operation, const char *fmt, va_list ap)
 {
     Error *e = g_new0(Error, 1);
     g_autofree char *text = g_strdup_vprintf(fmt, ap);
@@ -22,7 +22,8 @@ static void set(Error **errp, ErrorClass cls, ErrorKind kind, int err, const cha
     *errp = e;
 }
 
-void error_set(Error **errp, ErrorKind kind, const char *subject, const char *operation, const char *fmt, ...)
+void error_set(Error **errp, ErrorKind kind, const char *subject, const char *operation,
+               const char *fmt, ...)
 {
     va_list ap;
 
@@ -31,18 +32,20 @@ void error_set(Error **errp, ErrorKind kind, const char *subject, const char *op
     va_end(ap);
 }
 
-void error_set_errno(Error **errp, int err, const char *subject, const char *operation, const char *fmt, ...)
+void error_set_errno(Error **errp, int err, const char *subject, const char *operation,
+                     const char *fmt, ...)
 {
     va_list ap;
 
     g_assert(err > 0);
     va_start(ap, fmt);
-    set(errp, ERROR_CLASS_GENERIC_ERROR, error_kind_of_errno(err), err, subject, operation, fmt, ap);
+    set(errp, ERROR_CLASS_GENERIC_ERROR, error_kind_of_errno(err), err, subject, operation, fmt,
+        ap);
     va_end(ap);
 }
 
-void error_set_class(Error **errp, ErrorClass cls, ErrorKind kind, const char *subject, const char *operation,
-                     const char *fmt, ...)
+void error_set_class(Error **errp, ErrorClass cls, ErrorKind kind, const char *subject,
+                     const char *operation, const char *fmt, ...)
 {
     va_list ap;
 
@@ -153,10 +156,10 @@ ErrorKind error_kind_of_errno(int err)
 int error_to_errno(const Error *err)
 {
     static const int fallback[] = {
-        [ERROR_INVALID] = EINVAL,    [ERROR_NOT_FOUND] = ENOENT,      [ERROR_EXISTS] = EEXIST,
-        [ERROR_BUSY] = EBUSY,        [ERROR_PERMISSION] = EPERM,      [ERROR_UNSUPPORTED] = ENOTSUP,
-        [ERROR_CORRUPT] = EIO,       [ERROR_NO_SPACE] = ENOSPC,       [ERROR_IO] = EIO,
-        [ERROR_LIMIT] = EFBIG,       [ERROR_TIMEOUT] = ETIMEDOUT,     [ERROR_CANCELLED] = ECANCELED,
+        [ERROR_INVALID] = EINVAL, [ERROR_NOT_FOUND] = ENOENT,  [ERROR_EXISTS] = EEXIST,
+        [ERROR_BUSY] = EBUSY,     [ERROR_PERMISSION] = EPERM,  [ERROR_UNSUPPORTED] = ENOTSUP,
+        [ERROR_CORRUPT] = EIO,    [ERROR_NO_SPACE] = ENOSPC,   [ERROR_IO] = EIO,
+        [ERROR_LIMIT] = EFBIG,    [ERROR_TIMEOUT] = ETIMEDOUT, [ERROR_CANCELLED] = ECANCELED,
     };
 
     return err->err ? -err->err : -fallback[err->kind];

@@ -27,21 +27,29 @@ void iov_init_external(IoVector *v, struct iovec *iov, unsigned niov)
 
 void iov_init_slice(IoVector *v, const IoVector *src, size_t offset, size_t len)
 {
-    unsigned first = 0, n = 0;
-    size_t skip = offset, left = len;
+    unsigned first = 0, end, n = 0;
+    size_t skip = offset, covered = 0;
 
     g_assert(offset <= src->size && len <= src->size - offset);
     while (first < src->niov && skip >= src->iov[first].iov_len) {
         skip -= src->iov[first++].iov_len;
     }
-    v->heap = src->niov - first > G_N_ELEMENTS(v->local) ? g_new(struct iovec, src->niov - first) : NULL;
+    for (end = first; covered < skip + len; end++) {
+        covered += src->iov[end].iov_len;
+    }
+    v->heap = end - first > G_N_ELEMENTS(v->local) ? g_new(struct iovec, end - first) : NULL;
     v->iov = v->heap ? v->heap : v->local;
     v->size = len;
-    for (unsigned i = first; left > 0; i++) {
-        size_t part = MIN(src->iov[i].iov_len - skip, left);
+    for (unsigned i = first; i < end && len > 0; i++) {
+        size_t part = MIN(src->iov[i].iov_len - skip, len);
 
-        v->iov[n++] = (struct iovec){.iov_base = (char *)src->iov[i].iov_base + skip, .iov_len = part};
-        left -= part;
+        if (part > 0) {
+            v->iov[n++] = (struct iovec){
+                .iov_base = (char *)src->iov[i].iov_base + skip,
+                .iov_len = part,
+            };
+        }
+        len -= part;
         skip = 0;
     }
     v->niov = n;
@@ -55,12 +63,14 @@ void iov_cleanup(IoVector *v)
 
 typedef enum Direction { FROM_BUF, TO_BUF, FILL } Direction;
 
-static void walk(const IoVector *v, size_t offset, void *buf, size_t len, Direction direction, int c)
+/* buf is moved along for the two that copy. */
+static void walk(const IoVector *v, size_t offset, char *buf, size_t len, Direction direction,
+                 int c)
 {
     g_assert(offset <= v->size && len <= v->size - offset);
     for (unsigned i = 0; len > 0; i++) {
         size_t have = v->iov[i].iov_len, part;
-        void *p;
+        char *p;
 
         if (offset >= have) {
             offset -= have;
@@ -71,15 +81,16 @@ static void walk(const IoVector *v, size_t offset, void *buf, size_t len, Direct
         switch (direction) {
         case FROM_BUF:
             memcpy(p, buf, part);
+            buf += part;
             break;
         case TO_BUF:
             memcpy(buf, p, part);
+            buf += part;
             break;
         case FILL:
             memset(p, c, part);
             break;
         }
-        buf = buf ? (char *)buf + part : NULL;
         len -= part;
         offset = 0;
     }
@@ -87,7 +98,7 @@ static void walk(const IoVector *v, size_t offset, void *buf, size_t len, Direct
 
 void iov_from_buf(const IoVector *v, size_t offset, const void *buf, size_t len)
 {
-    walk(v, offset, (void *)buf, len, FROM_BUF, 0);
+    walk(v, offset, (char *)buf, len, FROM_BUF, 0);
 }
 
 void iov_to_buf(const IoVector *v, size_t offset, void *buf, size_t len)
@@ -100,17 +111,30 @@ void iov_memset(const IoVector *v, size_t offset, int c, size_t len)
     walk(v, offset, NULL, len, FILL, c);
 }
 
+/* Data that is not zero mostly shows it in the first bytes; then 64 bytes at a time, which compilers turn into
+ * vector instructions. */
 bool buffer_is_zero(const void *buf, size_t len)
 {
-    const unsigned char *p = buf;
+    const char *p = buf;
+    uint64_t words[8];
 
-    /* The first bytes by hand; then the buffer equals itself shifted by what is known to be zero. */
-    for (size_t i = 0; i < 16 && i < len; i++) {
-        if (p[i]) {
+    for (; len >= sizeof(words); p += sizeof(words), len -= sizeof(words)) {
+        uint64_t any = 0;
+
+        memcpy(words, p, sizeof(words));
+        for (unsigned i = 0; i < G_N_ELEMENTS(words); i++) {
+            any |= words[i];
+        }
+        if (any) {
             return false;
         }
     }
-    return len <= 16 || memcmp(p, p + 16, len - 16) == 0;
+    for (; len > 0; p++, len--) {
+        if (*p) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool iov_is_zero(const IoVector *v)

@@ -48,7 +48,8 @@ static int blocking_call(void *opaque)
 
 static ssize_t coroutine_fn run(BlockingCall *c)
 {
-    worker_run(loop_current() == loop_control() ? WORKERS_CONTROL : WORKERS_GUEST, blocking_call, c);
+    worker_run(loop_current() == loop_control() ? WORKERS_CONTROL : WORKERS_GUEST, blocking_call,
+               c);
     return c->ret;
 }
 

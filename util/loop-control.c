@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The control loop: GLib's default main context drives the queues and timers through one source.
+ * The control loop: GLib's default main context drives queue and timers through one source.
+ *
+ * A dispatch runs what is queued when it begins, so that other sources (monitors) get their turn between
+ * coroutines that keep rescheduling themselves.  The source does not recurse: a coroutine must not run a
+ * main loop inside.
  */
 #include "loop-internal.h"
 #include <errno.h>
@@ -12,27 +16,33 @@ typedef struct ControlSource {
     Loop *loop;
 } ControlSource;
 
+/* GLib may skip prepare and check when another source is ready; it never sleeps then. */
 static gboolean source_prepare(GSource *source, gint *timeout)
 {
     Loop *l = ((ControlSource *)source)->loop;
     int64_t ns = loop_timeout(l);
 
     *timeout = ns < 0 ? -1 : (gint)MIN((ns + 999999) / 1000000, G_MAXINT);
-    return ns == 0 || loop_has_work(l);
+    return !loop_prepare_sleep(l) || ns == 0;
 }
 
 static gboolean source_check(GSource *source)
 {
     Loop *l = ((ControlSource *)source)->loop;
 
-    return loop_timeout(l) == 0 || loop_has_work(l);
+    loop_awake(l);
+    return loop_has_work(l) || loop_timeout(l) == 0;
 }
 
 static gboolean source_dispatch(GSource *source, GSourceFunc callback, gpointer data)
 {
+    Loop *l = ((ControlSource *)source)->loop;
+
     (void)callback;
     (void)data;
-    loop_turn(((ControlSource *)source)->loop);
+    loop_awake(l);
+    loop_run_ready(l);
+    loop_run_timers(l);
     return G_SOURCE_CONTINUE;
 }
 
@@ -48,7 +58,7 @@ static bool control_init(Loop *l, Error **errp)
 
     (void)errp;
     ((ControlSource *)s)->loop = l;
-    g_source_set_name(s, "cutpoint control loop");
+    g_source_set_name(s, "control loop");
     g_source_attach(s, NULL);
     l->impl = s;
     return true;
@@ -56,8 +66,10 @@ static bool control_init(Loop *l, Error **errp)
 
 static void control_cleanup(Loop *l)
 {
-    g_source_destroy(l->impl);
-    g_source_unref(l->impl);
+    GSource *s = l->impl;
+
+    g_source_destroy(s);
+    g_source_unref(s);
 }
 
 static void control_kick(Loop *l)
@@ -66,49 +78,49 @@ static void control_kick(Loop *l)
     g_main_context_wakeup(NULL);
 }
 
+/* ---- readiness ---- */
+
 typedef struct FdWait {
     Coroutine *co;
     GSource *source;
     Timer timer;
     int ret;
-    bool woken;
 } FdWait;
 
-static void fd_wake(FdWait *w, int ret)
+static void finish(FdWait *w, int ret)
 {
-    if (!w->woken) {
-        w->woken = true;
-        w->ret = ret;
-        co_wake(w->co);
-    }
+    timer_cancel(&w->timer);
+    g_source_destroy(w->source);
+    w->ret = ret;
+    co_wake(w->co);
 }
 
 static gboolean fd_ready(gint fd, GIOCondition condition, gpointer opaque)
 {
     (void)fd;
-    fd_wake(opaque, condition);
+    finish(opaque, condition & G_IO_NVAL ? -EBADF : (int)condition);
     return G_SOURCE_REMOVE;
 }
 
-static void fd_timeout(void *opaque)
+static void timed_out(void *opaque)
 {
-    fd_wake(opaque, 0);
+    finish(opaque, 0);
 }
 
 static int coroutine_fn control_poll(int fd, short events, int64_t timeout_ns)
 {
     FdWait w = {.co = co_self()};
 
-    w.source = g_unix_fd_source_new(fd, events | G_IO_ERR | G_IO_HUP);
+    /* GIOCondition has poll(2)'s bits. */
+    w.source = g_unix_fd_source_new(
+        fd, (GIOCondition)((unsigned short)events | G_IO_ERR | G_IO_HUP | G_IO_NVAL));
     g_source_set_callback(w.source, G_SOURCE_FUNC(fd_ready), &w, NULL);
     g_source_attach(w.source, NULL);
-    timer_init(&w.timer, fd_timeout, &w);
+    timer_init(&w.timer, timed_out, &w);
     if (timeout_ns >= 0) {
-        timer_arm(&w.timer, clock_ns() + timeout_ns);
+        timer_arm(&w.timer, clock_ns() + MIN(timeout_ns, INT64_MAX / 2));
     }
-    co_yield();
-    timer_cancel(&w.timer);
-    g_source_destroy(w.source);
+    co_yield ();
     g_source_unref(w.source);
     return w.ret;
 }

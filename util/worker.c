@@ -1,26 +1,33 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Worker threads: two pools of threads that come when needed and go when idle.
+ * Worker threads: two pools of threads that come when they are needed and go when they were idle for a
+ * while.
  *
- * Lock: each pool's, innermost.
+ * A job is in its pool's queue until a thread takes it.  The job of worker_run() is on the stack of the
+ * coroutine, which waits for it: nothing is allocated.  A thread is started when more jobs wait than
+ * threads are idle.  Where the system has no more threads, those that there are do the work, and if
+ * there is none the calling thread does: late is better than never.
+ *
+ * Lock: each pool's own, innermost.
  */
 #include "util/worker.h"
+#include "util/log.h"
 #include "util/loop.h"
-#include <glib.h>
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 #include <time.h>
 
 #define IDLE_SECONDS 10
+#define MAX_DEFAULT  64
 
 typedef struct Job {
-    WorkerFn *fn;
-    void (*done)(void *opaque, int value);
-    void *opaque;
     struct Job *next;
+    void (*run)(struct Job *job); /* job is gone when this returns */
 } Job;
 
 typedef struct Pool {
+    const char *name;
     pthread_mutex_t lock;
     pthread_cond_t work;
     Job *head, **tail;
@@ -28,53 +35,73 @@ typedef struct Pool {
 } Pool;
 
 static Pool pools[] = {
-    [WORKERS_GUEST] = {.lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER, .max = 64},
-    [WORKERS_CONTROL] = {.lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER, .max = 64},
+    [WORKERS_GUEST] = {.name = "guest worker", .max = MAX_DEFAULT},
+    [WORKERS_CONTROL] = {.name = "control worker", .max = MAX_DEFAULT},
 };
 
-static Job *take(Pool *p)
+static void init_pools(void)
 {
-    Job *j = p->head;
+    pthread_condattr_t attr;
 
-    if (j) {
-        p->head = j->next;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    for (unsigned i = 0; i < G_N_ELEMENTS(pools); i++) {
+        pthread_mutex_init(&pools[i].lock, NULL);
+        pthread_cond_init(&pools[i].work, &attr);
+        pools[i].tail = &pools[i].head;
+    }
+    pthread_condattr_destroy(&attr);
+}
+
+static Pool *get_pool(WorkerPool pool)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, init_pools);
+    return &pools[pool];
+}
+
+/* The lock is held.  NULL: time to go. */
+static Job *next_job(Pool *p)
+{
+    struct timespec limit;
+    Job *job;
+
+    clock_gettime(CLOCK_MONOTONIC, &limit);
+    limit.tv_sec += IDLE_SECONDS;
+    while (!p->head && p->threads <= p->max) {
+        int ret;
+
+        p->idle++;
+        ret = pthread_cond_timedwait(&p->work, &p->lock, &limit);
+        p->idle--;
+        if (ret && !p->head) {
+            return NULL;
+        }
+    }
+    job = p->head;
+    if (job) {
+        p->head = job->next;
+        p->queued--;
         if (!p->head) {
             p->tail = &p->head;
         }
-        p->queued--;
     }
-    return j;
+    return job;
 }
 
 static void *worker_main(void *opaque)
 {
     Pool *p = opaque;
+    char name[16];
+    Job *job;
 
+    g_strlcpy(name, p->name, sizeof(name));
+    pthread_setname_np(pthread_self(), name);
     pthread_mutex_lock(&p->lock);
-    for (;;) {
-        Job *j = take(p);
-        int value;
-
-        if (!j) {
-            struct timespec limit;
-            int ret;
-
-            clock_gettime(CLOCK_REALTIME, &limit);
-            limit.tv_sec += IDLE_SECONDS;
-            p->idle++;
-            ret = pthread_cond_timedwait(&p->work, &p->lock, &limit);
-            p->idle--;
-            if (ret == 0 || p->head) {
-                continue;
-            }
-            break;
-        }
+    while ((job = next_job(p))) {
         pthread_mutex_unlock(&p->lock);
-        value = j->fn(j->opaque);
-        if (j->done) {
-            j->done(j->opaque, value);
-        }
-        g_free(j);
+        job->run(job);
         pthread_mutex_lock(&p->lock);
     }
     p->threads--;
@@ -82,7 +109,8 @@ static void *worker_main(void *opaque)
     return NULL;
 }
 
-static bool start_thread(Pool *p)
+/* Signals are for the control thread. */
+static int start_thread(Pool *p)
 {
     pthread_attr_t attr;
     sigset_t all, old;
@@ -96,71 +124,100 @@ static bool start_thread(Pool *p)
     ret = pthread_create(&thread, &attr, worker_main, p);
     pthread_attr_destroy(&attr);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return ret == 0;
+    return ret;
 }
 
-void worker_submit(WorkerPool pool, WorkerFn *fn, void (*done)(void *opaque, int value), void *opaque)
+static void submit(Pool *p, Job *job)
 {
-    Pool *p = &pools[pool];
-    Job *j = g_new0(Job, 1);
+    bool inline_run = false;
+    int ret = 0;
 
-    j->fn = fn;
-    j->done = done;
-    j->opaque = opaque;
     pthread_mutex_lock(&p->lock);
-    if (!p->tail) {
-        p->tail = &p->head;
+    if (p->queued >= p->idle && p->threads < p->max) {
+        ret = start_thread(p);
+        p->threads += ret == 0;
+        inline_run = p->threads == 0;
     }
-    *p->tail = j;
-    p->tail = &j->next;
-    p->queued++;
-    if (p->queued > p->idle && p->threads < p->max) {
-        p->threads++;
-        if (!start_thread(p)) {
-            p->threads--;
-            if (p->threads == 0) {
-                g_error("no worker thread can be started");
-            }
-        }
+    if (!inline_run) {
+        job->next = NULL;
+        *p->tail = job;
+        p->tail = &job->next;
+        p->queued++;
+        pthread_cond_signal(&p->work);
     }
-    pthread_cond_signal(&p->work);
     pthread_mutex_unlock(&p->lock);
+    if (ret) {
+        log_warn_limited("could not start a %s thread: %s", p->name, g_strerror(ret));
+    }
+    if (inline_run) {
+        job->run(job);
+    }
 }
 
 void worker_set_max(WorkerPool pool, unsigned max)
 {
-    pthread_mutex_lock(&pools[pool].lock);
-    pools[pool].max = MAX(max, 1);
-    pthread_mutex_unlock(&pools[pool].lock);
+    Pool *p = get_pool(pool);
+
+    pthread_mutex_lock(&p->lock);
+    p->max = MAX(max, 1);
+    pthread_cond_broadcast(&p->work); /* those that are too many */
+    pthread_mutex_unlock(&p->lock);
 }
 
+/* ---- with a coroutine that waits ---- */
+
 typedef struct Run {
+    Job job;
     WorkerFn *fn;
     void *opaque;
     Coroutine *co;
     int value;
 } Run;
 
-static int run_fn(void *opaque)
+static void run_and_wake(Job *job)
 {
-    Run *r = opaque;
+    Run *r = (Run *)job;
 
-    return r->fn(r->opaque);
-}
-
-static void run_done(void *opaque, int value)
-{
-    Run *r = opaque;
-
-    r->value = value;
+    r->value = r->fn(r->opaque);
     co_wake(r->co);
 }
 
 int coroutine_fn worker_run(WorkerPool pool, WorkerFn *fn, void *opaque)
 {
-    Run r = {.fn = fn, .opaque = opaque, .co = co_self()};
+    Run r = {.job.run = run_and_wake, .fn = fn, .opaque = opaque, .co = co_self()};
 
-    worker_submit(pool, run_fn, run_done, &r);
-    co_yield();
+    g_assert(r.co);
+    submit(get_pool(pool), &r.job);
+    co_yield ();
     return r.value;
+}
+
+/* ---- on its own ---- */
+
+typedef struct Submission {
+    Job job;
+    WorkerFn *fn;
+    void (*done)(void *opaque, int value);
+    void *opaque;
+} Submission;
+
+static void run_and_free(Job *job)
+{
+    Submission s = *(Submission *)job;
+    int value;
+
+    g_free(job);
+    value = s.fn(s.opaque);
+    if (s.done) {
+        s.done(s.opaque, value);
+    }
+}
+
+void worker_submit(WorkerPool pool, WorkerFn *fn, void (*done)(void *opaque, int value),
+                   void *opaque)
+{
+    Submission *s = g_new(Submission, 1);
+
+    *s = (Submission){.job.run = run_and_free, .fn = fn, .done = done, .opaque = opaque};
+    submit(get_pool(pool), &s->job);
 }

@@ -66,7 +66,8 @@ typedef struct CoGroup {
 void co_group_init(CoGroup *g);
 void co_group_destroy(CoGroup *g);
 void co_group_add(CoGroup *g, unsigned n);
-void co_group_done(CoGroup *g); /* any thread; the group may be freed by the waiter as soon as this woke it */
+void co_group_done(
+    CoGroup *g); /* any thread; the group may be freed by the waiter as soon as this woke it */
 void coroutine_fn co_group_wait(CoGroup *g);
 
 /* ---- byte ranges: overlapping holders exclude each other (shared ones do not) ---- */
@@ -85,7 +86,8 @@ typedef struct CoRangeLock {
 void co_range_lock_init(CoRangeLock *l);
 void co_range_lock_destroy(CoRangeLock *l);
 /* r: caller's memory, lives until unlock.  length > 0; offset + length must not overflow. */
-void coroutine_fn co_range_lock(CoRangeLock *l, CoRange *r, uint64_t offset, uint64_t length, bool shared);
+void coroutine_fn co_range_lock(CoRangeLock *l, CoRange *r, uint64_t offset, uint64_t length,
+                                bool shared);
 void co_range_unlock(CoRangeLock *l, CoRange *r);
 
 #endif

@@ -55,16 +55,16 @@ typedef struct Error {
 } Error;
 
 /* Sets *errp to a new error of class GenericError.  subject and operation are copied and may be NULL. */
-void error_set(Error **errp, ErrorKind kind, const char *subject, const char *operation, const char *fmt,
-               ...) G_GNUC_PRINTF(5, 6);
+void error_set(Error **errp, ErrorKind kind, const char *subject, const char *operation,
+               const char *fmt, ...) G_GNUC_PRINTF(5, 6);
 
 /* The same; appends ": " and the text of err, a positive errno value, from which the kind follows as well. */
-void error_set_errno(Error **errp, int err, const char *subject, const char *operation, const char *fmt,
-                     ...) G_GNUC_PRINTF(5, 6);
+void error_set_errno(Error **errp, int err, const char *subject, const char *operation,
+                     const char *fmt, ...) G_GNUC_PRINTF(5, 6);
 
 /* The same as error_set() with another class. */
-void error_set_class(Error **errp, ErrorClass cls, ErrorKind kind, const char *subject, const char *operation,
-                     const char *fmt, ...) G_GNUC_PRINTF(6, 7);
+void error_set_class(Error **errp, ErrorClass cls, ErrorKind kind, const char *subject,
+                     const char *operation, const char *fmt, ...) G_GNUC_PRINTF(6, 7);
 
 /* Puts a formatted text before the message of *errp, which must be set. */
 void error_prefix(Error **errp, const char *fmt, ...) G_GNUC_PRINTF(2, 3);

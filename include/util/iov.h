@@ -16,9 +16,9 @@
 typedef struct IoVector {
     struct iovec *iov;
     unsigned niov;
-    size_t size;            /* bytes, the sum of all lengths */
-    struct iovec local[4];  /* where iov points when few pieces suffice */
-    struct iovec *heap;     /* where it points otherwise; ours */
+    size_t size;           /* bytes, the sum of all lengths */
+    struct iovec local[4]; /* where iov points when few pieces suffice */
+    struct iovec *heap;    /* where it points otherwise; ours */
 } IoVector;
 
 /* One piece of memory. */

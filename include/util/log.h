@@ -25,12 +25,12 @@ bool log_limit_pass(LogLimit *limit); /* any thread; true: speak */
 #define log_warn(...)  log_line(LOG_LEVEL_WARN, __VA_ARGS__)
 #define log_info(...)  log_line(LOG_LEVEL_INFO, __VA_ARGS__)
 #define log_debug(...) log_line(LOG_LEVEL_DEBUG, __VA_ARGS__)
-#define log_warn_limited(...)                                                                                          \
-    do {                                                                                                               \
-        static LogLimit limit_;                                                                                        \
-        if (log_limit_pass(&limit_)) {                                                                                 \
-            log_warn(__VA_ARGS__);                                                                                     \
-        }                                                                                                              \
+#define log_warn_limited(...)                                                                      \
+    do {                                                                                           \
+        static LogLimit limit_;                                                                    \
+        if (log_limit_pass(&limit_)) {                                                             \
+            log_warn(__VA_ARGS__);                                                                 \
+        }                                                                                          \
     } while (0)
 
 #endif

@@ -22,7 +22,8 @@ typedef int WorkerFn(void *opaque);
 int coroutine_fn worker_run(WorkerPool pool, WorkerFn *fn, void *opaque);
 
 /* Runs fn(opaque) on a thread of the pool, then done(opaque, value) there as well (done may be NULL).  Any thread. */
-void worker_submit(WorkerPool pool, WorkerFn *fn, void (*done)(void *opaque, int value), void *opaque);
+void worker_submit(WorkerPool pool, WorkerFn *fn, void (*done)(void *opaque, int value),
+                   void *opaque);
 
 /* Most threads a pool may have; they are started as needed and end when idle for some seconds. */
 void worker_set_max(WorkerPool pool, unsigned max);
