@@ -91,7 +91,7 @@ void coroutine_fn co_mutex_lock(CoMutex *m)
     }
     list_add(&m->waiters, &w);
     pthread_mutex_unlock(&m->guard);
-    co_yield ();
+    co_yield();
 }
 
 void co_mutex_unlock(CoMutex *m)
@@ -130,7 +130,7 @@ static void coroutine_fn rw_wait(CoRwlock *l, bool writer)
 
     list_add(&l->waiters, &w);
     pthread_mutex_unlock(&l->guard);
-    co_yield ();
+    co_yield();
 }
 
 void coroutine_fn co_rwlock_rdlock(CoRwlock *l)
@@ -220,7 +220,7 @@ void coroutine_fn co_queue_wait(CoQueue *q, pthread_mutex_t *held)
 
     list_add(&q->waiters, &w);
     pthread_mutex_unlock(held);
-    co_yield ();
+    co_yield();
     pthread_mutex_lock(held);
 }
 
@@ -289,5 +289,5 @@ void coroutine_fn co_group_wait(CoGroup *g)
     g_assert(!g->waiter);
     g->waiter = co_self();
     pthread_mutex_unlock(&g->guard);
-    co_yield ();
+    co_yield();
 }

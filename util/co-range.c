@@ -51,7 +51,7 @@ void coroutine_fn co_range_lock(CoRangeLock *l, CoRange *r, uint64_t offset, uin
     }
     pthread_mutex_unlock(&l->guard);
     if (wait) {
-        co_yield ();
+        co_yield();
     }
 }
 

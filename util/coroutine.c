@@ -263,7 +263,7 @@ void co_start(CoroutineFn *fn, void *opaque)
     resume(co);
 }
 
-void coroutine_fn co_yield (void)
+void coroutine_fn co_yield(void)
 {
     g_assert(current);
     leave(current, false);
@@ -280,7 +280,7 @@ void co_wake(Coroutine *co)
 void coroutine_fn co_reschedule(void)
 {
     co_wake(current);
-    co_yield ();
+    co_yield();
 }
 
 Coroutine *co_self(void)

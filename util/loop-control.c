@@ -120,7 +120,7 @@ static int coroutine_fn control_poll(int fd, short events, int64_t timeout_ns)
     if (timeout_ns >= 0) {
         timer_arm(&w.timer, clock_ns() + MIN(timeout_ns, INT64_MAX / 2));
     }
-    co_yield ();
+    co_yield();
     g_source_unref(w.source);
     return w.ret;
 }

@@ -203,7 +203,7 @@ static int coroutine_fn epoll_poll(int fd, short events, int64_t timeout_ns)
     if (timeout_ns >= 0) {
         timer_arm(&wait.timer, clock_ns() + MIN(timeout_ns, INT64_MAX / 2));
     }
-    co_yield ();
+    co_yield();
     return wait.ret;
 }
 

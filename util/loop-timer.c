@@ -127,5 +127,5 @@ void coroutine_fn co_sleep_ns(int64_t ns)
 
     timer_init(&t, wake_sleeper, co_self());
     timer_arm(&t, ns < INT64_MAX - now ? now + MAX(ns, 0) : INT64_MAX);
-    co_yield ();
+    co_yield();
 }

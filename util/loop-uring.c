@@ -251,7 +251,7 @@ static int coroutine_fn run(UringLoop *u, struct io_uring_sqe *sqe)
 
     io_uring_sqe_set_data(sqe, &op);
     u->in_flight++;
-    co_yield ();
+    co_yield();
     return op.res;
 }
 

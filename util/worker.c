@@ -188,7 +188,7 @@ int coroutine_fn worker_run(WorkerPool pool, WorkerFn *fn, void *opaque)
 
     g_assert(r.co);
     submit(get_pool(pool), &r.job);
-    co_yield ();
+    co_yield();
     return r.value;
 }
 

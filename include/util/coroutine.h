@@ -35,7 +35,7 @@ void co_start(CoroutineFn *fn, void *opaque);
 void co_spawn(Loop *loop, CoroutineFn *fn, void *opaque);
 
 /* Gives the thread back to the loop (or to whom started or resumed us) until co_wake(). */
-void coroutine_fn co_yield (void);
+void coroutine_fn co_yield(void);
 
 /* Queues `co` to continue after its current or next co_yield().  Any thread; exactly once per yield. */
 void co_wake(Coroutine *co);

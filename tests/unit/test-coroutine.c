@@ -33,7 +33,7 @@ static void coroutine_fn yields_once(void *opaque)
     g_assert(co_self() != opaque);
     g_assert(co_loop(co_self()) == loop_current());
     sleeper = co_self();
-    co_yield ();
+    co_yield();
     g_string_append(trace, "e");
 }
 
@@ -94,7 +94,7 @@ static void coroutine_fn test_wake_before_yield(void *opaque)
     (void)opaque;
     for (unsigned i = 0; i < 1000; i++) {
         co_wake(co_self());
-        co_yield ();
+        co_yield();
     }
 }
 
@@ -112,7 +112,7 @@ static void coroutine_fn test_wake_before_yield_elsewhere(void *opaque)
         if (i % 2) {
             g_usleep(100); /* the wake comes first */
         }
-        co_yield ();
+        co_yield();
     }
 }
 
@@ -216,7 +216,7 @@ static void coroutine_fn joins_crowd(void *opaque)
 
     deep[0] = 1;
     g_ptr_array_add(c->waiting, co_self());
-    co_yield ();
+    co_yield();
     c->ended += deep[0];
 }
 
