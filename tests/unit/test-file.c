@@ -11,9 +11,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -295,6 +298,63 @@ static void coroutine_fn test_zeroes_at_the_end(void)
         test_expect(e, 512, 0, 512);
     }
     done(n, e);
+}
+
+/* A file system that cannot zero a range, only punch holes: tmpfs. */
+static void coroutine_fn zeroes_on_tmpfs(void)
+{
+    int fd = memfd_create("image", MFD_CLOEXEC);
+    g_autofree char *name = g_strdup_printf("/proc/self/fd/%d", fd);
+    Node *n;
+    Edge *e;
+
+    g_assert_cmpint(ftruncate(fd, 1 << 20), ==, 0);
+    n = node_test_open("{'driver': 'file', 'filename': '%s', 'discard': 'unmap'}", name);
+    e = node_test_attach(n, RW, PERM_ALL);
+    for (unsigned i = 0; i < 2; i++) { /* the second time the refusal is remembered */
+        g_assert_cmpint(test_fill(e, 0, 'x', 1 << 20), ==, 0);
+        g_assert_cmpint(test_zero(e, 4096, 1 << 19, 0), ==, 0);
+        test_expect(e, 0, 'x', 4096);
+        test_expect(e, 4096, 0, 1 << 19);
+        test_expect(e, 4096 + (1 << 19), 'x', 4096);
+        g_assert_cmpint(file_space(name), ==, 1 << 20);
+    }
+    g_assert_cmpint(test_zero(e, 0, 1 << 20, REQ_MAY_UNMAP), ==, 0);
+    g_assert_cmpint(file_space(name), ==, 0);
+    done(n, e);
+    close(fd);
+}
+
+static void coroutine_fn test_zeroes_on_tmpfs(void)
+{
+    node_test_on_each_loop(zeroes_on_tmpfs);
+}
+
+/* The kernel writes what it can, and says why not more when asked for the rest. */
+static void coroutine_fn short_write(void)
+{
+    struct rlimit old, low;
+    Node *n;
+    Edge *e;
+
+    make_file(image, 1 << 20);
+    n = open_image("");
+    e = node_test_attach(n, RW, PERM_ALL);
+    getrlimit(RLIMIT_FSIZE, &old);
+    low = old;
+    low.rlim_cur = 10000;
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &low), ==, 0);
+    g_assert_cmpint(test_fill(e, 8192, 'x', 65536), ==, -EFBIG);
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &old), ==, 0);
+    test_expect(e, 8192, 'x', 10000 - 8192);
+    test_expect(e, 10000, 0, 512);
+    done(n, e);
+}
+
+static void coroutine_fn test_short_write(void)
+{
+    signal(SIGXFSZ, SIG_IGN);
+    node_test_on_each_loop(short_write);
 }
 
 static void coroutine_fn resize(void)
@@ -804,6 +864,8 @@ int main(int argc, char **argv)
     node_test_add("/file/shrunk-by-another", test_shrunk_by_another);
     node_test_add("/file/zeroes", test_zeroes);
     node_test_add("/file/zeroes-at-the-end", test_zeroes_at_the_end);
+    node_test_add("/file/zeroes-on-tmpfs", test_zeroes_on_tmpfs);
+    node_test_add("/file/short-write", test_short_write);
     node_test_add("/file/resize", test_resize);
     node_test_add("/file/status", test_status_of_ranges);
     node_test_add("/file/flushes", test_flushes);
