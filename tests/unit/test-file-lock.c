@@ -152,51 +152,34 @@ static void test_take_fails(void)
 
 /* ---- QEMU's tools ---- */
 
-static char *run_qemu_io(const char *mode, int *ret_status)
+/* Exit status of qemu-io; what it says must have `text` in it (NULL: any). */
+static int run_qemu_io(const char *mode, const char *text)
 {
-    char *argv[] = {(char *)"qemu-io", (char *)"-f", (char *)"qcow2", (char *)"-c",
-                    (char *)"length",  path,         (char *)mode,    NULL};
-    char *out = NULL, *errout = NULL;
+    const char *argv[] = {"qemu-io", "-f", "qcow2", "-c", "length", path, mode, NULL};
+    g_autofree char *out = NULL, *errors = NULL;
+    int status;
 
-    g_assert_true(g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &out, &errout,
-                               ret_status, NULL));
-    g_free(out);
-    return errout;
+    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &out,
+                               &errors, &status, NULL));
+    if (text) {
+        g_assert_nonnull(strstr(errors, text));
+    }
+    return status;
 }
 
 static void test_qemu_refuses(void)
 {
-    int fd = open_image(), status;
+    int fd = open_image();
 
-    {
-        g_autofree char *e = run_qemu_io(NULL, &status);
-        g_assert_cmpint(status, ==, 0);
-    }
+    g_assert_cmpint(run_qemu_io(NULL, NULL), ==, 0);
     take(fd, PERM_CONSISTENT_READ | PERM_WRITE, PERM_WRITE | PERM_RESIZE);
-    {
-        g_autofree char *e = run_qemu_io(NULL, &status);
-        g_assert_cmpint(status, !=, 0);
-        g_assert_nonnull(strstr(e, "Failed to get \"write\" lock"));
-    }
-    {
-        g_autofree char *e = run_qemu_io("-r", &status);
-        g_assert_cmpint(status, !=, 0);
-        g_assert_nonnull(strstr(e, "Failed to get shared \"write\" lock"));
-    }
-    {
-        g_autofree char *e = run_qemu_io("-rU", &status);
-        g_assert_cmpint(status, ==, 0);
-    }
+    g_assert_cmpint(run_qemu_io(NULL, "Failed to get \"write\" lock"), !=, 0);
+    g_assert_cmpint(run_qemu_io("-r", "Failed to get shared \"write\" lock"), !=, 0);
+    g_assert_cmpint(run_qemu_io("-rU", NULL), ==, 0);
     /* A reader of ours beside a reader of theirs. */
     file_lock_drop(fd, path, (FileLocks){PERM_WRITE, 0});
-    {
-        g_autofree char *e = run_qemu_io("-r", &status);
-        g_assert_cmpint(status, ==, 0);
-    }
-    {
-        g_autofree char *e = run_qemu_io(NULL, &status);
-        g_assert_cmpint(status, !=, 0);
-    }
+    g_assert_cmpint(run_qemu_io("-r", NULL), ==, 0);
+    g_assert_cmpint(run_qemu_io(NULL, "Failed to get \"write\" lock"), !=, 0);
     close(fd);
 }
 
