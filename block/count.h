@@ -20,7 +20,8 @@ static inline void count_begin(Node *n, unsigned slot, RequestKind kind)
 {
     _Atomic uint32_t *c = count_of(n, slot, kind);
 
-    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + 1, memory_order_relaxed);
+    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
 }
 
 void count_notify(Node *n);
@@ -30,7 +31,8 @@ static inline void count_end(Node *n, unsigned slot, RequestKind kind)
 {
     _Atomic uint32_t *c = count_of(n, slot, kind);
 
-    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) - 1, memory_order_release);
+    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) - 1,
+                          memory_order_release);
     barrier_light();
     if (G_UNLIKELY(atomic_load_explicit(&n->idle_waiters, memory_order_relaxed) ||
                    (kind != REQUEST_READ &&

@@ -34,8 +34,8 @@ static void set_node(Edge *e, Node *n)
     }
 }
 
-static Edge *edge_new(Node *n, Node *parent, const EdgeOwner *owner, void *opaque, const char *name, EdgeRole role,
-                      unsigned perm, unsigned shared)
+static Edge *edge_new(Node *n, Node *parent, const EdgeOwner *owner, void *opaque, const char *name,
+                      EdgeRole role, unsigned perm, unsigned shared)
 {
     Edge *e = g_new0(Edge, 1);
 
@@ -86,14 +86,16 @@ bool node_reaches(const Node *from, const Node *n)
     return false;
 }
 
-Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, void *opaque, const char *name,
-                               EdgeRole role, unsigned perm, unsigned shared, Error **errp)
+Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, void *opaque,
+                               const char *name, EdgeRole role, unsigned perm, unsigned shared,
+                               Error **errp)
 {
     Edge *e;
 
     if (parent && node_reaches(n, parent)) {
-        error_set(errp, ERROR_INVALID, n->name, "attach", "Making '%s' a %s child of '%s' would create a cycle",
-                  n->name, name, parent->name);
+        error_set(errp, ERROR_INVALID, n->name, "attach",
+                  "Making '%s' a %s child of '%s' would create a cycle", n->name, name,
+                  parent->name);
         return NULL;
     }
     e = edge_new(n, parent, owner, opaque, name, role, perm, shared);

@@ -57,7 +57,8 @@ int coroutine_fn node_flush_self(Node *n, Request *r)
         return 0;
     }
     co_mutex_lock(&n->flush_lock);
-    ret = atomic_load_explicit(&n->flush_error, memory_order_relaxed); /* the one we waited for may have failed */
+    ret = atomic_load_explicit(&n->flush_error,
+                               memory_order_relaxed); /* the one we waited for may have failed */
     if (ret == 0 && atomic_load_explicit(&n->flushed_gen, memory_order_acquire) < want) {
         now = atomic_load_explicit(&n->write_gen, memory_order_acquire);
         ret = flush_driver(n, r);

@@ -8,7 +8,8 @@
 #include "block/driver.h"
 #include "block/io.h"
 
-int coroutine_fn node_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
+int coroutine_fn node_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                             unsigned flags);
 /* Flushes this node and what it stores in, not its backing chain.  0 or a negative errno. */
 int coroutine_fn node_flush_self(Node *n, Request *r);
 /* edge_enter() for a call with these flags: REQ_BELOW_COW counts as a read. */

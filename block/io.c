@@ -58,7 +58,8 @@ void coroutine_fn edge_copy_barrier(Edge *e)
 
 /* ---- reading ---- */
 
-static int coroutine_fn read_aligned(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+static int coroutine_fn read_aligned(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                     unsigned flags)
 {
     uint32_t max = n->limits.max_transfer ? n->limits.max_transfer : BLOCK_MAX_TRANSFER;
     size_t done = 0;
@@ -105,7 +106,8 @@ static bool is_aligned(const Node *n, GuestOffset offset, const IoVector *iov)
 }
 
 /* Reads through a buffer of ours, piece by piece. */
-static int coroutine_fn read_bounced(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+static int coroutine_fn read_bounced(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                     unsigned flags)
 {
     uint64_t align = n->limits.request_alignment;
     size_t done = 0;
@@ -136,7 +138,8 @@ static int coroutine_fn read_bounced(Node *n, Request *r, GuestOffset offset, co
     return 0;
 }
 
-int coroutine_fn node_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+int coroutine_fn node_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                             unsigned flags)
 {
     int ret = node_check_range(n, offset, iov->size);
 
@@ -149,7 +152,8 @@ int coroutine_fn node_preadv(Node *n, Request *r, GuestOffset offset, const IoVe
     return read_bounced(n, r, offset, iov, flags);
 }
 
-int coroutine_fn edge_preadv(Edge *e, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+int coroutine_fn edge_preadv(Edge *e, Request *r, GuestOffset offset, const IoVector *iov,
+                             unsigned flags)
 {
     Node *n = edge_enter_flags(e, r, flags);
 
@@ -168,7 +172,8 @@ static void write_ended(Node *n)
     atomic_fetch_add_explicit(&n->write_gen, 1, memory_order_release);
 }
 
-static int coroutine_fn write_aligned(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+static int coroutine_fn write_aligned(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                      unsigned flags)
 {
     uint32_t max = n->limits.max_transfer ? n->limits.max_transfer : BLOCK_MAX_TRANSFER;
     size_t done = 0;
@@ -202,8 +207,8 @@ static int coroutine_fn write_aligned(Node *n, Request *r, GuestOffset offset, c
 }
 
 /* Fills the blocks of buf that the request covers in part with what the node has there. */
-static int coroutine_fn read_padding(Node *n, Request *r, uint64_t start, uint64_t end, uint64_t from, uint64_t to,
-                                     uint8_t *buf)
+static int coroutine_fn read_padding(Node *n, Request *r, uint64_t start, uint64_t end,
+                                     uint64_t from, uint64_t to, uint8_t *buf)
 {
     uint64_t align = n->limits.request_alignment;
     IoVector v;
@@ -220,7 +225,8 @@ static int coroutine_fn read_padding(Node *n, Request *r, uint64_t start, uint64
     return ret;
 }
 
-static int coroutine_fn write_bounced(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+static int coroutine_fn write_bounced(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                      unsigned flags)
 {
     uint64_t align = n->limits.request_alignment;
     size_t done = 0;
@@ -254,7 +260,8 @@ static int coroutine_fn write_bounced(Node *n, Request *r, GuestOffset offset, c
     return 0;
 }
 
-static int coroutine_fn write_any(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+static int coroutine_fn write_any(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                  unsigned flags)
 {
     CoRange range;
     int ret;
@@ -312,7 +319,8 @@ static uint64_t next_piece(uint64_t offset, uint64_t bytes, uint64_t align, uint
     return len;
 }
 
-static int coroutine_fn zero_piece(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags)
+static int coroutine_fn zero_piece(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                   unsigned flags)
 {
     uint32_t align = n->limits.request_alignment;
     CoRange range;
@@ -333,7 +341,8 @@ static int coroutine_fn zero_piece(Node *n, Request *r, GuestOffset offset, uint
     return ret;
 }
 
-static int coroutine_fn zero_range(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags)
+static int coroutine_fn zero_range(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                   unsigned flags)
 {
     uint64_t align = MAX(n->limits.write_zeroes_alignment, n->limits.request_alignment);
     int ret = 0;
@@ -358,7 +367,8 @@ static int coroutine_fn finish_write(Node *n, Request *r, int ret, bool fua)
     return ret == 0 && fua ? node_flush_self(n, r) : ret;
 }
 
-int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoVector *iov,
+                              unsigned flags)
 {
     Node *n = edge_enter(e, r);
     bool fua = (flags & REQ_FUA) && !n->driver->has_fua;
@@ -377,7 +387,8 @@ int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoV
     return finish_write(n, r, ret, fua);
 }
 
-int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags)
+int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
+                                    unsigned flags)
 {
     Node *n = edge_enter(e, r);
     int ret = check_write(n, offset, bytes);
@@ -430,7 +441,8 @@ int coroutine_fn edge_truncate(Edge *e, Request *r, uint64_t size, bool exact)
 
 /* ---- flat memory ---- */
 
-int coroutine_fn edge_pread(Edge *e, Request *r, GuestOffset offset, void *buf, size_t len, unsigned flags)
+int coroutine_fn edge_pread(Edge *e, Request *r, GuestOffset offset, void *buf, size_t len,
+                            unsigned flags)
 {
     IoVector v;
 
@@ -438,7 +450,8 @@ int coroutine_fn edge_pread(Edge *e, Request *r, GuestOffset offset, void *buf, 
     return edge_preadv(e, r, offset, &v, flags);
 }
 
-int coroutine_fn edge_pwrite(Edge *e, Request *r, GuestOffset offset, const void *buf, size_t len, unsigned flags)
+int coroutine_fn edge_pwrite(Edge *e, Request *r, GuestOffset offset, const void *buf, size_t len,
+                             unsigned flags)
 {
     IoVector v;
 

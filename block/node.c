@@ -16,10 +16,10 @@
 #include "qapi-types.h"
 #include <string.h>
 
-static GHashTable *names;    /* name -> Node */
-static GHashTable *reserved; /* name -> reserver */
-static GPtrArray *nodes;     /* oldest first */
-static unsigned closing;     /* nodes whose close is under way */
+static GHashTable *names;        /* name -> Node */
+static GHashTable *reserved;     /* name -> reserver */
+static GPtrArray *nodes;         /* oldest first */
+static unsigned closing;         /* nodes whose close is under way */
 static GPtrArray *close_waiters; /* Coroutine * */
 static uint64_t last_serial;
 
@@ -56,7 +56,8 @@ char *node_generate_name(void)
     static uint64_t counter;
 
     /* Two random digits, so that nobody relies on the numbers. */
-    return g_strdup_printf("#block%" G_GUINT64_FORMAT "%02d", counter++, g_random_int_range(0, 100));
+    return g_strdup_printf("#block%" G_GUINT64_FORMAT "%02d", counter++,
+                           g_random_int_range(0, 100));
 }
 
 bool node_name_reserve(const char *name, const void *reserver, Error **errp)

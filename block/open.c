@@ -22,7 +22,8 @@
 #include <unistd.h>
 
 /* Takes the name for the node that is being opened. */
-static char *take_name(const BlockdevOptions *o, const void *reserver, const void *token, Error **errp)
+static char *take_name(const BlockdevOptions *o, const void *reserver, const void *token,
+                       Error **errp)
 {
     g_autofree char *name = NULL;
 
@@ -53,17 +54,20 @@ static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **e
     n->discard_unmap = o->has_discard && o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
     n->force_share = o->has_force_share && o->force_share;
     if (o->has_detect_zeroes) {
-        n->detect_zeroes = o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP ? DETECT_ZEROES_UNMAP
-                           : o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_ON  ? DETECT_ZEROES_ON
-                                                                                    : DETECT_ZEROES_OFF;
+        n->detect_zeroes =
+            o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP ? DETECT_ZEROES_UNMAP
+            : o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_ON  ? DETECT_ZEROES_ON
+                                                                     : DETECT_ZEROES_OFF;
     }
     if (n->detect_zeroes == DETECT_ZEROES_UNMAP && !n->discard_unmap) {
         error_set(errp, ERROR_INVALID, n->name, "open",
-                  "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap");
+                  "setting detect-zeroes to unmap is not allowed without setting discard operation "
+                  "to unmap");
         return false;
     }
     if (n->force_share && !o->read_only) {
-        error_set(errp, ERROR_INVALID, n->name, "open", "force-share=on can only be used with read-only images");
+        error_set(errp, ERROR_INVALID, n->name, "open",
+                  "force-share=on can only be used with read-only images");
         return false;
     }
     return true;
@@ -94,8 +98,8 @@ static void set_filename(Node *n)
     n->filename = g_strdup(n->file->target->filename);
 }
 
-static Node *coroutine_fn open_node(const BlockdevOptions *options, unsigned flags, const void *reserver,
-                                    Node *opening_for, Error **errp)
+static Node *coroutine_fn open_node(const BlockdevOptions *options, unsigned flags,
+                                    const void *reserver, Node *opening_for, Error **errp)
 {
     const char *driver_name = qapi_enum_BlockdevDriver(options->driver);
     const BlockDriver *drv = driver_find(driver_name);
@@ -129,7 +133,8 @@ static Node *coroutine_fn open_node(const BlockdevOptions *options, unsigned fla
     return n;
 }
 
-Node *coroutine_fn node_open(const BlockdevOptions *options, unsigned flags, const void *reserver, Error **errp)
+Node *coroutine_fn node_open(const BlockdevOptions *options, unsigned flags, const void *reserver,
+                             Error **errp)
 {
     return open_node(options, flags, reserver, NULL, errp);
 }
@@ -153,7 +158,8 @@ Node *node_lookup(const char *device, const char *node_name, Error **errp)
     /* There are no named backends here: a device name finds nothing. */
     if (!n) {
         error_set(errp, ERROR_NOT_FOUND, node_name ? node_name : device, "lookup",
-                  "Cannot find device='%s' nor node-name='%s'", device ? device : "", node_name ? node_name : "");
+                  "Cannot find device='%s' nor node-name='%s'", device ? device : "",
+                  node_name ? node_name : "");
     }
     return n;
 }
@@ -192,13 +198,15 @@ static void inherit(BlockdevOptions *o, const Node *parent, EdgeRole role)
     }
     if (!o->has_discard) {
         o->has_discard = true;
-        o->discard = role == EDGE_STORAGE || parent->discard_unmap ? BLOCKDEV_DISCARD_OPTIONS_UNMAP
-                                                                   : BLOCKDEV_DISCARD_OPTIONS_IGNORE;
+        o->discard = role == EDGE_STORAGE || parent->discard_unmap
+                         ? BLOCKDEV_DISCARD_OPTIONS_UNMAP
+                         : BLOCKDEV_DISCARD_OPTIONS_IGNORE;
     }
 }
 
 /* Attaches child (whose reference is consumed) below n. */
-static bool coroutine_fn attach_child(Node *n, Node *child, const char *name, EdgeRole role, Error **errp)
+static bool coroutine_fn attach_child(Node *n, Node *child, const char *name, EdgeRole role,
+                                      Error **errp)
 {
     unsigned perm, shared;
     Edge *e;
@@ -267,7 +275,8 @@ static Node *coroutine_fn open_below(Node *n, BlockdevOptions *options, EdgeRole
     return t.node;
 }
 
-static Node *coroutine_fn open_definition(Node *n, const BlockdevOptions *definition, EdgeRole role, Error **errp)
+static Node *coroutine_fn open_definition(Node *n, const BlockdevOptions *definition, EdgeRole role,
+                                          Error **errp)
 {
     g_autoptr(BlockdevOptions) o = qapi_copy_BlockdevOptions(definition);
 
@@ -275,7 +284,8 @@ static Node *coroutine_fn open_definition(Node *n, const BlockdevOptions *defini
     return open_below(n, o, role, errp);
 }
 
-bool coroutine_fn node_open_child(Node *n, const BlockdevRef *ref, const char *name, EdgeRole role, Error **errp)
+bool coroutine_fn node_open_child(Node *n, const BlockdevRef *ref, const char *name, EdgeRole role,
+                                  Error **errp)
 {
     Node *child = ref->type == QAPI_KIND_STRING ? find_child(n, ref->u.reference, errp)
                                                 : open_definition(n, ref->u.definition, role, errp);
@@ -304,7 +314,8 @@ char *filename_resolve(const char *relative_to, const char *name)
         }
     }
     dir = g_path_get_dirname(relative_to);
-    return strcmp(dir, ".") == 0 && relative_to[0] != '.' ? g_strdup(name) : g_build_filename(dir, name, NULL);
+    return strcmp(dir, ".") == 0 && relative_to[0] != '.' ? g_strdup(name)
+                                                          : g_build_filename(dir, name, NULL);
 }
 
 static bool same_file(const char *a, const char *b)
@@ -319,7 +330,8 @@ static bool check_loop(const Node *n, const char *name, const char *file, Error 
 {
     for (const Node *p = n; p; p = p->opening_for) {
         if (p->file && p->file->target->filename && same_file(p->file->target->filename, file)) {
-            error_set(errp, ERROR_INVALID, name, "open", "Backing file '%s' creates an infinite loop.", name);
+            error_set(errp, ERROR_INVALID, name, "open",
+                      "Backing file '%s' creates an infinite loop.", name);
             return false;
         }
     }
@@ -361,7 +373,8 @@ static const char *coroutine_fn probe_format(const Node *n, const char *filename
     return format;
 }
 
-static BlockdevOptions *coroutine_fn header_options(Node *n, const char *file, const char *format, Error **errp)
+static BlockdevOptions *coroutine_fn header_options(Node *n, const char *file, const char *format,
+                                                    Error **errp)
 {
     const char *base = n->file ? n->file->target->filename : NULL;
     g_autofree char *name = filename_resolve(base, file);
@@ -371,7 +384,8 @@ static BlockdevOptions *coroutine_fn header_options(Node *n, const char *file, c
     if (g_str_has_prefix(name, "json:")) {
         o = json_tokener_parse(name + strlen("json:"));
         if (!o || !json_object_is_type(o, json_type_object)) {
-            error_set(errp, ERROR_CORRUPT, base, "open", "Could not parse the JSON options of backing file '%s'", file);
+            error_set(errp, ERROR_CORRUPT, base, "open",
+                      "Could not parse the JSON options of backing file '%s'", file);
             return NULL;
         }
     } else {
@@ -403,7 +417,8 @@ static BlockdevOptions *coroutine_fn header_options(Node *n, const char *file, c
     return qapi_parse_BlockdevOptions(o, &options, errp) ? options : NULL;
 }
 
-static bool coroutine_fn open_from_header(Node *n, const char *file, const char *format, Error **errp)
+static bool coroutine_fn open_from_header(Node *n, const char *file, const char *format,
+                                          Error **errp)
 {
     g_autoptr(BlockdevOptions) o = header_options(n, file, format, errp);
     Node *child;
@@ -419,8 +434,8 @@ static bool coroutine_fn open_from_header(Node *n, const char *file, const char 
     return false;
 }
 
-bool coroutine_fn node_open_backing(Node *n, const BlockdevRefOrNull *option, const char *file, const char *format,
-                                    Error **errp)
+bool coroutine_fn node_open_backing(Node *n, const BlockdevRefOrNull *option, const char *file,
+                                    const char *format, Error **errp)
 {
     Node *child;
 

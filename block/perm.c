@@ -27,9 +27,9 @@ typedef struct PlanNode {
 } PlanNode;
 
 typedef struct Plan {
-    GPtrArray *order;   /* PlanNode *, parents first */
-    GHashTable *seen;   /* Node * */
-    GHashTable *edges;  /* Edge * -> PlanEdge * : edges whose values change with the plan */
+    GPtrArray *order;  /* PlanNode *, parents first */
+    GHashTable *seen;  /* Node * */
+    GHashTable *edges; /* Edge * -> PlanEdge * : edges whose values change with the plan */
 } Plan;
 
 char *perm_names(unsigned perm)
@@ -92,10 +92,12 @@ static bool check_conflicts(const Plan *p, const Node *n, Error **errp)
             unsigned conflict = edge_values(p, a).perm & ~edge_values(p, b).shared;
 
             if (a != b && conflict) {
-                g_autofree char *who = describe_parent(a), *whom = describe_parent(b), *what = perm_names(conflict);
+                g_autofree char *who = describe_parent(a), *whom = describe_parent(b),
+                                *what = perm_names(conflict);
 
                 error_set(errp, ERROR_BUSY, n->name, "permissions",
-                          "Permission conflict on node '%s': permissions '%s' are both required by %s (uses node '%s' "
+                          "Permission conflict on node '%s': permissions '%s' are both required by "
+                          "%s (uses node '%s' "
                           "as '%s' child) and unshared by %s (uses node '%s' as '%s' child).",
                           n->name, what, who, n->name, a->name, whom, n->name, b->name);
                 return false;
@@ -227,8 +229,8 @@ void coroutine_fn perm_lower(Node *n)
     (void)perm_update(n, false, &err);
 }
 
-void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
-                       unsigned *shared)
+void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
+                       unsigned *perm, unsigned *shared)
 {
     if (role == EDGE_COW) {
         /* Data may be copied up or not; it must not change below us, but growing does no harm. */
@@ -236,7 +238,8 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
         *shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
         return;
     }
-    *perm = PERM_CONSISTENT_READ | (parent_perm & PERM_ALL & ~(PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE));
+    *perm = PERM_CONSISTENT_READ |
+            (parent_perm & PERM_ALL & ~(PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE));
     if (!atomic_load_explicit(&n->read_only, memory_order_relaxed)) {
         /* Metadata is written whether or not a parent writes. */
         *perm |= PERM_WRITE | PERM_RESIZE;
@@ -249,8 +252,8 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
     }
 }
 
-void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
-                       unsigned *shared)
+void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
+                       unsigned *perm, unsigned *shared)
 {
     (void)n;
     (void)role;

@@ -117,9 +117,10 @@ BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp)
         }
     }
     i->children = children_info(n);
-    i->detect_zeroes = n->detect_zeroes == DETECT_ZEROES_UNMAP ? BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP
-                       : n->detect_zeroes == DETECT_ZEROES_ON  ? BLOCKDEV_DETECT_ZEROES_OPTIONS_ON
-                                                               : BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
+    i->detect_zeroes = n->detect_zeroes == DETECT_ZEROES_UNMAP
+                           ? BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP
+                       : n->detect_zeroes == DETECT_ZEROES_ON ? BLOCKDEV_DETECT_ZEROES_OPTIONS_ON
+                                                              : BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
     i->cache = g_new0(BlockdevCacheInfo, 1);
     i->cache->writeback = true;
     i->cache->direct = n->cache_direct;

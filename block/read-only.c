@@ -16,7 +16,8 @@ static Node *follower(const Node *n)
 {
     Node *child = n->file ? n->file->target : NULL;
 
-    if (!child || child->monitor_owned || child->parents->len != 1 || atomic_load(&child->read_only)) {
+    if (!child || child->monitor_owned || child->parents->len != 1 ||
+        atomic_load(&child->read_only)) {
         return NULL;
     }
     return child;

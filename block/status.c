@@ -9,8 +9,9 @@
 #include "io-internal.h"
 #include <string.h>
 
-static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
-                                    bool precise, uint64_t *ret_bytes, HostOffset *ret_map)
+static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                    unsigned flags, bool precise, uint64_t *ret_bytes,
+                                    HostOffset *ret_map)
 {
     uint64_t size = atomic_load_explicit(&n->size, memory_order_acquire);
     uint64_t align = n->limits.request_alignment, pnum, head;
@@ -35,8 +36,9 @@ static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uin
     } else {
         /* Drivers are asked in their own units. */
         head = offset.v & (align - 1);
-        ret = n->driver->block_status(n, r, guest(offset.v - head), (bytes + head + align - 1) & ~(align - 1),
-                                      flags, precise, &pnum, &map);
+        ret = n->driver->block_status(n, r, guest(offset.v - head),
+                                      (bytes + head + align - 1) & ~(align - 1), flags, precise,
+                                      &pnum, &map);
         if (ret < 0) {
             return ret;
         }
@@ -44,9 +46,11 @@ static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uin
         map = host_add(map, head);
     }
     /* Data whose place is a hole in the file below reads as zeroes. */
-    if (precise && n->file && (ret & STATUS_DATA) && (ret & STATUS_OFFSET_VALID) && !(ret & STATUS_COMPRESSED)) {
+    if (precise && n->file && (ret & STATUS_DATA) && (ret & STATUS_OFFSET_VALID) &&
+        !(ret & STATUS_COMPRESSED)) {
         uint64_t below;
-        int s = edge_block_status(n->file, r, host_to_child(map), pnum, flags & REQ_BELOW_COW, true, &below, NULL);
+        int s = edge_block_status(n->file, r, host_to_child(map), pnum, flags & REQ_BELOW_COW, true,
+                                  &below, NULL);
 
         if (s >= 0) {
             pnum = MIN(pnum, below);
@@ -65,8 +69,9 @@ static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uin
     return ret;
 }
 
-int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
-                                   bool precise, uint64_t *ret_bytes, HostOffset *ret_map)
+int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
+                                   unsigned flags, bool precise, uint64_t *ret_bytes,
+                                   HostOffset *ret_map)
 {
     Node *n = edge_enter_flags(e, r, flags);
 
@@ -77,8 +82,8 @@ int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint
     return node_status(n, r, offset, bytes, flags, precise, ret_bytes, ret_map);
 }
 
-int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
-                                         uint64_t *ret_bytes, int *ret_depth)
+int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
+                                         unsigned flags, uint64_t *ret_bytes, int *ret_depth)
 {
     uint64_t top_size = edge_size(e, r), pnum = bytes;
     bool below_end = false; /* beyond the end of some backing node: zeroes by its shortness */
@@ -108,13 +113,15 @@ int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset
                 *ret_depth = decided ? depth : below_end ? depth : 0;
             }
             ret = !decided || (ret & STATUS_ZERO) ? STATUS_ZERO : STATUS_DATA;
-            return ret | (offset.v + pnum >= top_size ? STATUS_EOF : 0) | (decided ? STATUS_ALLOCATED : 0);
+            return ret | (offset.v + pnum >= top_size ? STATUS_EOF : 0) |
+                   (decided ? STATUS_ALLOCATED : 0);
         }
         depth++;
     }
 }
 
-int coroutine_fn backing_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+int coroutine_fn backing_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                unsigned flags)
 {
     Edge *b = atomic_load_explicit(&n->backing, memory_order_acquire);
     uint64_t size = b ? edge_size(b, r) : 0;
@@ -136,7 +143,8 @@ int coroutine_fn backing_preadv(Node *n, Request *r, GuestOffset offset, const I
     return ret;
 }
 
-int coroutine_fn backing_is_zero(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags)
+int coroutine_fn backing_is_zero(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                 unsigned flags)
 {
     Edge *b = atomic_load_explicit(&n->backing, memory_order_acquire);
 

@@ -74,12 +74,13 @@ int socket_connect_unix(const char *path, Error **errp)
 
 static int inet_socket(const char *host, const char *port, bool server, Error **errp)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = server ? AI_PASSIVE : 0}, *list;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = server ? AI_PASSIVE : 0},
+                    *list;
     int ret = getaddrinfo(host && *host ? host : NULL, port, &hints, &list), fd = -1, err = 0;
 
     if (ret) {
-        error_set(errp, ERROR_INVALID, host, "socket", "address resolution failed for %s:%s: %s", host ? host : "", port,
-                  gai_strerror(ret));
+        error_set(errp, ERROR_INVALID, host, "socket", "address resolution failed for %s:%s: %s",
+                  host ? host : "", port, gai_strerror(ret));
         return -1;
     }
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
@@ -100,7 +101,8 @@ static int inet_socket(const char *host, const char *port, bool server, Error **
     }
     freeaddrinfo(list);
     if (fd < 0) {
-        error_set_errno(errp, err, host, "socket", server ? "Failed to bind socket" : "Failed to connect to '%s:%s'",
+        error_set_errno(errp, err, host, "socket",
+                        server ? "Failed to bind socket" : "Failed to connect to '%s:%s'",
                         host ? host : "", port);
         return -1;
     }
@@ -130,7 +132,8 @@ int socket_take_fd(const char *number, Error **errp)
         return -1;
     }
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0) {
-        error_set(errp, ERROR_INVALID, number, "socket", "File descriptor '%s' is not a socket", number);
+        error_set(errp, ERROR_INVALID, number, "socket", "File descriptor '%s' is not a socket",
+                  number);
         return -1;
     }
     fcntl(fd, F_SETFD, FD_CLOEXEC);

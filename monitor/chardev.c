@@ -129,8 +129,9 @@ static bool flush(Chardev *c)
     size_t done = 0;
 
     while (done < c->queue->len) {
-        ssize_t n = c->is_stdio ? write(c->out, c->queue->data + done, c->queue->len - done)
-                                : send(c->out, c->queue->data + done, c->queue->len - done, MSG_NOSIGNAL);
+        ssize_t n = c->is_stdio
+                        ? write(c->out, c->queue->data + done, c->queue->len - done)
+                        : send(c->out, c->queue->data + done, c->queue->len - done, MSG_NOSIGNAL);
 
         if (n < 0 && errno == EINTR) {
             continue;
@@ -216,9 +217,11 @@ static bool flag(struct json_object *o, const char *key, bool fallback, bool *re
 
 static bool check_known(struct json_object *o, const char *const *known, Error **errp)
 {
-    json_object_object_foreach(o, key, value) {
+    json_object_object_foreach(o, key, value)
+    {
         if (!json_object_is_type(value, json_type_string)) {
-            error_set(errp, ERROR_INVALID, key, "chardev", "Invalid parameter type for '%s', expected: string", key);
+            error_set(errp, ERROR_INVALID, key, "chardev",
+                      "Invalid parameter type for '%s', expected: string", key);
             return false;
         }
         if (!g_strv_contains(known, key)) {
@@ -231,9 +234,11 @@ static bool check_known(struct json_object *o, const char *const *known, Error *
 
 static bool make_socket(Chardev *c, struct json_object *o, Error **errp)
 {
-    static const char *const known[] = {"backend", "id",     "path", "host", "port", "fd",   "server",
-                                        "wait",    "nodelay", "ipv4", "ipv6", "to",  NULL};
-    const char *path = option(o, "path"), *host = option(o, "host"), *port = option(o, "port"), *fd = option(o, "fd");
+    static const char *const known[] = {"backend", "id",     "path", "host",    "port",
+                                        "fd",      "server", "wait", "nodelay", "ipv4",
+                                        "ipv6",    "to",     NULL};
+    const char *path = option(o, "path"), *host = option(o, "host"), *port = option(o, "port"),
+               *fd = option(o, "fd");
     bool server, wait;
     int sock;
 
@@ -246,9 +251,11 @@ static bool make_socket(Chardev *c, struct json_object *o, Error **errp)
     } else if (fd) {
         sock = socket_take_fd(fd, errp);
     } else if (port) {
-        sock = server ? socket_listen_inet(host, port, errp) : socket_connect_inet(host, port, errp);
+        sock =
+            server ? socket_listen_inet(host, port, errp) : socket_connect_inet(host, port, errp);
     } else {
-        error_set(errp, ERROR_INVALID, c->id, "chardev", "chardev: socket: no path, port or fd given");
+        error_set(errp, ERROR_INVALID, c->id, "chardev",
+                  "chardev: socket: no path, port or fd given");
         return false;
     }
     if (sock < 0) {
@@ -290,7 +297,8 @@ bool chardev_new(struct json_object *options, Error **errp)
         devices = g_hash_table_new(g_str_hash, g_str_equal);
     }
     if (!backend) {
-        error_set(errp, ERROR_INVALID, NULL, "chardev", "chardev: \"%s\" missing backend", id ? id : "");
+        error_set(errp, ERROR_INVALID, NULL, "chardev", "chardev: \"%s\" missing backend",
+                  id ? id : "");
         return false;
     }
     if (!id) {
@@ -310,7 +318,8 @@ bool chardev_new(struct json_object *options, Error **errp)
     } else if (strcmp(backend, "stdio") == 0) {
         ok = make_stdio(c, options, errp);
     } else {
-        error_set(errp, ERROR_INVALID, backend, "chardev", "'%s' is not a valid char driver name", backend);
+        error_set(errp, ERROR_INVALID, backend, "chardev", "'%s' is not a valid char driver name",
+                  backend);
         ok = false;
     }
     if (!ok) {

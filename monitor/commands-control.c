@@ -15,9 +15,11 @@ bool coroutine_fn qmp_qmp_capabilities(const QmpCapabilitiesArg *arg, Error **er
         g_autoptr(GString) names = g_string_new(NULL);
 
         for (const QMPCapabilityList *c = arg->enable; c; c = c->next) {
-            g_string_append_printf(names, "%s%s", names->len ? ", " : "", qapi_enum_QMPCapability(c->value));
+            g_string_append_printf(names, "%s%s", names->len ? ", " : "",
+                                   qapi_enum_QMPCapability(c->value));
         }
-        error_set(errp, ERROR_UNSUPPORTED, NULL, "qmp_capabilities", "Capability %s not available", names->str);
+        error_set(errp, ERROR_UNSUPPORTED, NULL, "qmp_capabilities", "Capability %s not available",
+                  names->str);
         return false;
     }
     if (s) {

@@ -93,7 +93,8 @@ static bool unicode_escape(const JsonToken *t, size_t *pos, GString *out)
         c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
         *pos += 6;
     }
-    if (c == 0 || (c >= 0xD800 && c < 0xE000) || (c & 0xFFFE) == 0xFFFE || (c >= 0xFDD0 && c <= 0xFDEF)) {
+    if (c == 0 || (c >= 0xD800 && c < 0xE000) || (c & 0xFFFE) == 0xFFFE ||
+        (c >= 0xFDD0 && c <= 0xFDEF)) {
         return false;
     }
     g_string_append_len(out, utf8, g_unichar_to_utf8(c, utf8));
@@ -176,8 +177,8 @@ static bool element(Parser *p, struct json_object *array)
 }
 
 /* The rest of an object or array, behind its opening token. */
-static bool container(Parser *p, struct json_object *c, JsonTokenType end, bool (*item)(Parser *, struct json_object *),
-                      const char *separator_error)
+static bool container(Parser *p, struct json_object *c, JsonTokenType end,
+                      bool (*item)(Parser *, struct json_object *), const char *separator_error)
 {
     const JsonToken *t = peek(p);
 

@@ -21,7 +21,7 @@ struct JsonStream {
     void *opaque;
     State state;
     char quote;
-    GString *text;    /* of the present token */
+    GString *text; /* of the present token */
     GPtrArray *tokens;
     size_t tokens_size;
     int braces, brackets;
@@ -133,8 +133,9 @@ static void lexical_error(JsonStream *s, char c)
 }
 
 static const char punctuation[] = "{}[]:,";
-static const JsonTokenType punctuation_types[] = {JSON_TOKEN_LBRACE,   JSON_TOKEN_RBRACE, JSON_TOKEN_LBRACKET,
-                                                  JSON_TOKEN_RBRACKET, JSON_TOKEN_COLON,  JSON_TOKEN_COMMA};
+static const JsonTokenType punctuation_types[] = {JSON_TOKEN_LBRACE,   JSON_TOKEN_RBRACE,
+                                                  JSON_TOKEN_LBRACKET, JSON_TOKEN_RBRACKET,
+                                                  JSON_TOKEN_COLON,    JSON_TOKEN_COMMA};
 
 /* A byte outside of any token. */
 static void start_token(JsonStream *s, char c)
@@ -163,7 +164,8 @@ static void start_token(JsonStream *s, char c)
 static bool number_goes_on(const GString *text, char c)
 {
     char last = text->str[text->len - 1];
-    bool fraction = memchr(text->str, '.', text->len), exponent = memchr(text->str, 'e', text->len) || memchr(text->str, 'E', text->len);
+    bool fraction = memchr(text->str, '.', text->len),
+         exponent = memchr(text->str, 'e', text->len) || memchr(text->str, 'E', text->len);
     bool zero = strcmp(text->str, "0") == 0 || strcmp(text->str, "-0") == 0;
 
     if (g_ascii_isdigit(c)) {
@@ -238,7 +240,8 @@ again:
         goto again;
     case RECOVERY:
         /* Until something that a client sends to begin anew. */
-        if (c == '{' || c == '[' || c == '\n' || (unsigned char)c < 0x20 || (unsigned char)c >= 0xFE) {
+        if (c == '{' || c == '[' || c == '\n' || (unsigned char)c < 0x20 ||
+            (unsigned char)c >= 0xFE) {
             s->state = START;
             goto again;
         }

@@ -11,7 +11,8 @@ bool coroutine_fn qmp_blockdev_add(const BlockdevOptions *arg, Error **errp)
     Node *n;
 
     if (!arg->node_name) {
-        error_set(errp, ERROR_INVALID, NULL, "blockdev-add", "'node-name' must be specified for the root node");
+        error_set(errp, ERROR_INVALID, NULL, "blockdev-add",
+                  "'node-name' must be specified for the root node");
         return false;
     }
     n = node_open(arg, 0, NULL, errp);
@@ -33,7 +34,8 @@ static bool check_unused(const Node *n, Error **errp)
         }
         if (e->role == EDGE_COW) {
             error_set(errp, ERROR_BUSY, n->name, "blockdev-del",
-                      "Node '%s' is busy: node is used as backing hd of '%s'", n->name, e->parent->name);
+                      "Node '%s' is busy: node is used as backing hd of '%s'", n->name,
+                      e->parent->name);
             return false;
         }
     }
@@ -51,15 +53,16 @@ bool coroutine_fn qmp_blockdev_del(const BlockdevDelArg *arg, Error **errp)
         n = node_find(arg->node_name);
     }
     if (!n) {
-        error_set(errp, ERROR_NOT_FOUND, arg->node_name, "blockdev-del", "Failed to find node with node-name='%s'",
-                  arg->node_name);
+        error_set(errp, ERROR_NOT_FOUND, arg->node_name, "blockdev-del",
+                  "Failed to find node with node-name='%s'", arg->node_name);
         return false;
     }
     if (!check_unused(n, errp)) {
         return false;
     }
     if (!n->monitor_owned) {
-        error_set(errp, ERROR_PERMISSION, n->name, "blockdev-del", "Node %s is not owned by the monitor", n->name);
+        error_set(errp, ERROR_PERMISSION, n->name, "blockdev-del",
+                  "Node %s is not owned by the monitor", n->name);
         return false;
     }
     if (n->parents->len > 0 || n->refs > 1) {
@@ -73,15 +76,16 @@ bool coroutine_fn qmp_blockdev_del(const BlockdevDelArg *arg, Error **errp)
     return true;
 }
 
-bool coroutine_fn qmp_query_named_block_nodes(const QueryNamedBlockNodesArg *arg, BlockDeviceInfoList **ret_out,
-                                              Error **errp)
+bool coroutine_fn qmp_query_named_block_nodes(const QueryNamedBlockNodesArg *arg,
+                                              BlockDeviceInfoList **ret_out, Error **errp)
 {
     g_autoptr(GPtrArray) nodes = node_list();
     g_autoptr(BlockDeviceInfoList) list = NULL;
     BlockDeviceInfoList **tail = &list;
 
     for (guint i = 0; i < nodes->len; i++) {
-        BlockDeviceInfo *info = node_query_info(g_ptr_array_index(nodes, i), arg->has_flat && arg->flat, errp);
+        BlockDeviceInfo *info =
+            node_query_info(g_ptr_array_index(nodes, i), arg->has_flat && arg->flat, errp);
 
         if (!info) {
             return false;

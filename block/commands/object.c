@@ -49,7 +49,8 @@ static bool check_id(const char *id, Error **errp)
     }
     if (!good) {
         error_set(errp, ERROR_INVALID, id, "object-add", "Parameter 'id' expects an identifier");
-        error_hint(errp, "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
+        error_hint(
+            errp, "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
     }
     return good;
 }
@@ -86,7 +87,8 @@ bool coroutine_fn qmp_object_del(const ObjectDelArg *arg, Error **errp)
         return false;
     }
     if (iothread_users(t) > 0) {
-        error_set(errp, ERROR_BUSY, arg->id, "object-del", "object '%s' is in use, can not be deleted", arg->id);
+        error_set(errp, ERROR_BUSY, arg->id, "object-del",
+                  "object '%s' is in use, can not be deleted", arg->id);
         return false;
     }
     g_hash_table_remove(iothreads, arg->id);

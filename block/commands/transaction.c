@@ -13,7 +13,8 @@ static void add_snapshot_sync(Transaction *t, const BlockdevSnapshotSync *d)
         .snapshot_file = d->snapshot_file,
         .snapshot_node_name = d->snapshot_node_name,
         .format = d->format,
-        .mode = d->has_mode && d->mode == NEW_IMAGE_MODE_EXISTING ? SNAPSHOT_EXISTING : SNAPSHOT_ABSOLUTE_PATHS,
+        .mode = d->has_mode && d->mode == NEW_IMAGE_MODE_EXISTING ? SNAPSHOT_EXISTING
+                                                                  : SNAPSHOT_ABSOLUTE_PATHS,
     };
 
     transaction_add_snapshot_sync(t, &args);

@@ -71,7 +71,8 @@ struct PlannedNode {
 PlannedGraph *planned_graph_new(Transaction *t);
 void planned_graph_free(PlannedGraph *g);
 /* As node_lookup(), over real and planned nodes. */
-PlannedNode *planned_lookup(PlannedGraph *g, const char *device, const char *node_name, Error **errp);
+PlannedNode *planned_lookup(PlannedGraph *g, const char *device, const char *node_name,
+                            Error **errp);
 /* A node that an action will make; its name is reserved.  Error: "New overlay node-name already in use". */
 PlannedNode *planned_new(PlannedGraph *g, Action *maker, const char *name, Error **errp);
 /* No old node of a transaction may be below another one of it. */
@@ -90,6 +91,8 @@ bool transaction_reserve(Transaction *t, Node *n);
 void transaction_release_all(Transaction *t);
 void transaction_began(Transaction *t);
 void transaction_ended(Transaction *t);
+/* Suspends until some transaction ends or clock_ns() passes the deadline. */
+void coroutine_fn transaction_wait_other(int64_t deadline_ns);
 
 /* ---- actions ---- */
 Action *snapshot_sync_action_new(const SnapshotSyncArgs *args);

@@ -52,7 +52,8 @@ static PlannedNode *add(PlannedGraph *g, const char *name)
     return p;
 }
 
-PlannedNode *planned_lookup(PlannedGraph *g, const char *device, const char *node_name, Error **errp)
+PlannedNode *planned_lookup(PlannedGraph *g, const char *device, const char *node_name,
+                            Error **errp)
 {
     PlannedNode *p = node_name ? g_hash_table_lookup(g->nodes, node_name) : NULL;
     Node *n;
@@ -139,7 +140,8 @@ bool planned_check_nesting(PlannedGraph *g, const PlannedNode *old, Error **errp
         }
         if (node_reaches(other->real, old->real) || node_reaches(old->real, other->real)) {
             error_set(errp, ERROR_BUSY, old->name, "snapshot",
-                      "Node '%s' is busy: it uses or is used by node '%s' of the same transaction", old->name, other->name);
+                      "Node '%s' is busy: it uses or is used by node '%s' of the same transaction",
+                      old->name, other->name);
             return false;
         }
     }

@@ -53,7 +53,8 @@ bool coroutine_fn node_wait_unreserved(Node *n, Error **errp)
 
     while (n->reserved_by) {
         if (clock_ns() >= deadline) {
-            error_set(errp, ERROR_BUSY, n->name, "wait", "Node '%s' is busy: it is in use by a transaction", n->name);
+            error_set(errp, ERROR_BUSY, n->name, "wait",
+                      "Node '%s' is busy: it is in use by a transaction", n->name);
             return false;
         }
         wait_for_an_end(deadline);

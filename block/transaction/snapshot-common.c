@@ -16,7 +16,8 @@
 
 char *snapshot_backing_name(const Node *n)
 {
-    if (g_str_has_prefix(n->filename, "json:") || strstr(n->filename, "://") || g_path_is_absolute(n->filename)) {
+    if (g_str_has_prefix(n->filename, "json:") || strstr(n->filename, "://") ||
+        g_path_is_absolute(n->filename)) {
         return g_strdup(n->filename);
     }
     return g_canonicalize_filename(n->filename, NULL);
@@ -29,20 +30,22 @@ static bool check_busy(const Node *n, Error **errp)
 
         if (e->role == EDGE_COW) {
             error_set(errp, ERROR_BUSY, n->name, "snapshot",
-                      "Node '%s' is busy: node is used as backing hd of '%s'", n->name, e->parent->name);
+                      "Node '%s' is busy: node is used as backing hd of '%s'", n->name,
+                      e->parent->name);
             return false;
         }
         if (e->role == EDGE_STORAGE) {
             /* An overlay there would put a format below a format: the image would read as garbage. */
-            error_set(errp, ERROR_BUSY, n->name, "snapshot", "Node '%s' is busy: node is used as file of '%s'",
-                      n->name, e->parent->name);
+            error_set(errp, ERROR_BUSY, n->name, "snapshot",
+                      "Node '%s' is busy: node is used as file of '%s'", n->name, e->parent->name);
             return false;
         }
     }
     return true;
 }
 
-bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_name, PlannedNode **ret_old, Error **errp)
+bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_name,
+                       PlannedNode **ret_old, Error **errp)
 {
     PlannedNode *old = planned_lookup(g, device, node_name, errp);
 
@@ -51,7 +54,8 @@ bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_nam
     }
     if (old->overlay) {
         error_set(errp, ERROR_BUSY, old->name, "snapshot",
-                  "Node '%s' is busy: node is used as backing hd of '%s'", old->name, old->overlay->name);
+                  "Node '%s' is busy: node is used as backing hd of '%s'", old->name,
+                  old->overlay->name);
         return false;
     }
     if (old->real && (!check_busy(old->real, errp) || !planned_check_nesting(g, old, errp))) {
@@ -83,11 +87,13 @@ static bool check_overlay(const Node *n, Error **errp)
         return false;
     }
     if (atomic_load(&((Node *)n)->backing)) {
-        error_set(errp, ERROR_INVALID, n->name, "snapshot", "The overlay already has a backing image");
+        error_set(errp, ERROR_INVALID, n->name, "snapshot",
+                  "The overlay already has a backing image");
         return false;
     }
     if (!n->driver->supports_backing) {
-        error_set(errp, ERROR_UNSUPPORTED, n->name, "snapshot", "The overlay does not support backing images");
+        error_set(errp, ERROR_UNSUPPORTED, n->name, "snapshot",
+                  "The overlay does not support backing images");
         return false;
     }
     return true;
@@ -105,7 +111,8 @@ bool snapshot_plan_overlay(PlannedNode *old, PlannedNode *overlay, Error **errp)
     for (const PlannedNode *p = old; p; p = p->overlay) {
         if (p->real && node_reaches(p->real, overlay->real)) {
             error_set(errp, ERROR_INVALID, overlay->name, "snapshot",
-                      "Making '%s' a backing child of '%s' would create a cycle", old->name, overlay->name);
+                      "Making '%s' a backing child of '%s' would create a cycle", old->name,
+                      overlay->name);
             return false;
         }
     }
@@ -138,7 +145,8 @@ static bool check_parents_fit(const Node *old, const Node *overlay, Error **errp
     for (guint i = 0; i < old->parents->len; i++) {
         const Edge *a = g_ptr_array_index(old->parents, i);
 
-        if ((a->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED)) && atomic_load(&((Node *)overlay)->read_only)) {
+        if ((a->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED)) &&
+            atomic_load(&((Node *)overlay)->read_only)) {
             error_set(errp, ERROR_PERMISSION, overlay->name, "snapshot", "Block node is read-only");
             return false;
         }
@@ -150,7 +158,8 @@ static bool check_parents_fit(const Node *old, const Node *overlay, Error **errp
                 g_autofree char *what = perm_names(conflict);
 
                 error_set(errp, ERROR_BUSY, overlay->name, "snapshot",
-                          "Permission conflict on node '%s': permissions '%s' are needed or unshared by users of node "
+                          "Permission conflict on node '%s': permissions '%s' are needed or "
+                          "unshared by users of node "
                           "'%s'",
                           overlay->name, what, old->name);
                 return false;
@@ -166,7 +175,8 @@ static bool check_size(const Node *old, const Node *overlay, Error **errp)
 
     if (have < need) {
         error_set(errp, ERROR_INVALID, overlay->name, "snapshot",
-                  "Overlay '%s' is smaller than node '%s': %" G_GUINT64_FORMAT " < %" G_GUINT64_FORMAT " bytes",
+                  "Overlay '%s' is smaller than node '%s': %" G_GUINT64_FORMAT
+                  " < %" G_GUINT64_FORMAT " bytes",
                   overlay->name, old->name, have, need);
         return false;
     }
@@ -181,8 +191,8 @@ bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp)
         !check_parents_fit(s->old_node, s->overlay_node, errp)) {
         return false;
     }
-    s->backing = edge_attach(s->old_node, s->overlay_node, NULL, NULL, "backing", EDGE_COW, PERM_CONSISTENT_READ, PERM_ALL,
-                             errp);
+    s->backing = edge_attach(s->old_node, s->overlay_node, NULL, NULL, "backing", EDGE_COW,
+                             PERM_CONSISTENT_READ, PERM_ALL, errp);
     if (!s->backing) {
         return false;
     }
@@ -203,7 +213,8 @@ void coroutine_fn snapshot_unlink(Snapshot *s)
 
     if (s->wrote_backing_string) {
         if (!s->overlay_node->driver->set_backing_string(s->overlay_node, NULL, NULL, &err)) {
-            log_warn("%s: could not take the backing file name out again: %s", s->overlay_node->filename, err->message);
+            log_warn("%s: could not take the backing file name out again: %s",
+                     s->overlay_node->filename, err->message);
         }
         s->wrote_backing_string = false;
     }
@@ -250,7 +261,8 @@ bool coroutine_fn snapshot_complete_header(Snapshot *s, Error **errp)
     g_auto(ImageFacts) facts = {0};
     g_autofree char *name = NULL;
 
-    if (!overlay->driver->set_backing_string || !overlay->driver->facts || atomic_load(&overlay->read_only)) {
+    if (!overlay->driver->set_backing_string || !overlay->driver->facts ||
+        atomic_load(&overlay->read_only)) {
         return true;
     }
     if (!overlay->driver->facts(overlay, &facts, errp)) {

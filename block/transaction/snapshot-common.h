@@ -14,11 +14,12 @@ typedef struct Snapshot {
     Node *overlay_node;         /* likewise */
     Edge *backing;              /* overlay -> old, attached by link */
     bool ro_prepared;
-    bool wrote_backing_string;  /* into the overlay's header; taken out again by unlink */
+    bool wrote_backing_string; /* into the overlay's header; taken out again by unlink */
 } Snapshot;
 
 /* Plan: may `old` get an overlay? */
-bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_name, PlannedNode **ret_old, Error **errp);
+bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_name,
+                       PlannedNode **ret_old, Error **errp);
 /* Plan: may `overlay` be one for it? */
 bool snapshot_plan_overlay(PlannedNode *old, PlannedNode *overlay, Error **errp);
 /* Prepare: flushes the old node while I/O goes on, so that little is left for settle. */

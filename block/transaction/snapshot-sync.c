@@ -46,7 +46,8 @@ static bool plan(Action *a, PlannedGraph *g, Error **errp)
         return false;
     }
     g_free(sa->overlay_name);
-    sa->overlay_name = sa->snapshot_node_name ? g_strdup(sa->snapshot_node_name) : node_generate_name();
+    sa->overlay_name =
+        sa->snapshot_node_name ? g_strdup(sa->snapshot_node_name) : node_generate_name();
     sa->s.old = old;
     if (sa->snapshot_node_name) {
         sa->s.overlay = planned_new(g, a, sa->snapshot_node_name, errp);
@@ -77,7 +78,8 @@ static int file_step(void *opaque)
     return s->fn(s->file, &s->err) ? 0 : -1;
 }
 
-static bool coroutine_fn on_worker(bool (*fn)(SnapshotFile *f, Error **errp), SnapshotFile *f, Error **errp)
+static bool coroutine_fn on_worker(bool (*fn)(SnapshotFile *f, Error **errp), SnapshotFile *f,
+                                   Error **errp)
 {
     FileStep s = {.fn = fn, .file = f};
 
@@ -120,7 +122,8 @@ static BlockdevOptions *file_options(const SnapshotSyncAction *sa, Error **errp)
     json_object_object_add(o, "filename", json_object_new_string(sa->file));
     json_object_object_add(o, "discard", json_object_new_string("unmap"));
     add_cache(o, like);
-    if (qapi_parse_BlockdevOptions(o, &options, errp) && file->options->driver == BLOCKDEV_DRIVER_FILE) {
+    if (qapi_parse_BlockdevOptions(o, &options, errp) &&
+        file->options->driver == BLOCKDEV_DRIVER_FILE) {
         const BlockdevOptionsFile *have = &file->options->u.file;
 
         options->u.file.has_aio = have->has_aio;
@@ -134,7 +137,8 @@ static BlockdevOptions *file_options(const SnapshotSyncAction *sa, Error **errp)
     return options;
 }
 
-static BlockdevOptions *overlay_options(const SnapshotSyncAction *sa, const Node *file, Error **errp)
+static BlockdevOptions *overlay_options(const SnapshotSyncAction *sa, const Node *file,
+                                        Error **errp)
 {
     static const char *const detect[] = {"off", "on", "unmap"};
     const Node *like = model_of(sa->s.old);
@@ -144,8 +148,10 @@ static BlockdevOptions *overlay_options(const SnapshotSyncAction *sa, const Node
     json_object_object_add(o, "driver", json_object_new_string(sa->format));
     json_object_object_add(o, "node-name", json_object_new_string(sa->overlay_name));
     json_object_object_add(o, "file", json_object_new_string(file->name));
-    json_object_object_add(o, "read-only", json_object_new_boolean(atomic_load(&((Node *)like)->read_only)));
-    json_object_object_add(o, "discard", json_object_new_string(like->discard_unmap ? "unmap" : "ignore"));
+    json_object_object_add(o, "read-only",
+                           json_object_new_boolean(atomic_load(&((Node *)like)->read_only)));
+    json_object_object_add(o, "discard",
+                           json_object_new_string(like->discard_unmap ? "unmap" : "ignore"));
     json_object_object_add(o, "detect-zeroes", json_object_new_string(detect[like->detect_zeroes]));
     add_cache(o, like);
     (void)qapi_parse_BlockdevOptions(o, &options, errp);
@@ -162,7 +168,8 @@ static char *describe_creator(void *opaque)
 static const EdgeOwner creator = {.describe = describe_creator, .name = describe_creator};
 
 /* Writes the format into the empty file node. */
-static bool coroutine_fn format_file(SnapshotSyncAction *sa, const BlockDriver *drv, Node *file, Error **errp)
+static bool coroutine_fn format_file(SnapshotSyncAction *sa, const BlockDriver *drv, Node *file,
+                                     Error **errp)
 {
     const PlannedNode *old = sa->s.old;
     const Node *like = model_of(old);
@@ -181,7 +188,8 @@ static bool coroutine_fn format_file(SnapshotSyncAction *sa, const BlockDriver *
         spec.backing_format = maker->format;
     }
     spec.backing_file = backing_file;
-    e = edge_attach(file, NULL, &creator, sa, "root", EDGE_ROOT, PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
+    e = edge_attach(file, NULL, &creator, sa, "root", EDGE_ROOT,
+                    PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
                     PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
     if (!e) {
         return false;
@@ -199,22 +207,24 @@ static const BlockDriver *check_format(const SnapshotSyncAction *sa, Error **err
 
     if (sa->mode == SNAPSHOT_EXISTING) {
         if (!drv) {
-            error_set(errp, ERROR_UNSUPPORTED, sa->format, "open", "Unknown driver '%s'", sa->format);
+            error_set(errp, ERROR_UNSUPPORTED, sa->format, "open", "Unknown driver '%s'",
+                      sa->format);
         }
         return drv;
     }
     if (!drv) {
-        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create", "Unknown file format '%s'", sa->format);
+        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create", "Unknown file format '%s'",
+                  sa->format);
         return NULL;
     }
     if (!drv->create && strcmp(drv->name, "raw") != 0 && strcmp(drv->name, "file") != 0) {
-        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create", "Format driver '%s' does not support image creation",
-                  sa->format);
+        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create",
+                  "Format driver '%s' does not support image creation", sa->format);
         return NULL;
     }
     if (!drv->supports_backing) {
-        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create", "Backing file not supported for file format '%s'",
-                  sa->format);
+        error_set(errp, ERROR_UNSUPPORTED, sa->format, "create",
+                  "Backing file not supported for file format '%s'", sa->format);
         return NULL;
     }
     backing = sa->s.old->real ? g_strdup(sa->s.old->real->filename) : NULL;
@@ -238,8 +248,8 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver 
     if (!file) {
         return false;
     }
-    if (sa->created &&
-        (!format_file(sa, drv, file, errp) || !on_worker(snapshot_file_finish, sa->created, errp))) {
+    if (sa->created && (!format_file(sa, drv, file, errp) ||
+                        !on_worker(snapshot_file_finish, sa->created, errp))) {
         return false;
     }
     oo = overlay_options(sa, file, errp);
@@ -324,10 +334,8 @@ static void coroutine_fn undo(Action *a)
     SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
 
     snapshot_unlink(&sa->s);
-    if (sa->overlay) {
-        g_clear_pointer(&sa->overlay, node_unref);
-        node_wait_all_closed(); /* its file must not be written after it is put back */
-    }
+    g_clear_pointer(&sa->overlay, node_unref);
+    node_wait_all_closed(); /* its file must not be written nor locked when it is put back, nor after the reply */
     if (sa->created) {
         worker_run(WORKERS_CONTROL, undo_file, sa->created);
     }

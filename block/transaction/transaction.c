@@ -24,8 +24,6 @@
 #include "action.h"
 #include "util/log.h"
 
-void coroutine_fn transaction_wait_other(int64_t deadline_ns);
-
 Transaction *transaction_new(void)
 {
     Transaction *t = g_new0(Transaction, 1);
@@ -257,8 +255,9 @@ static void settle_timeout(void *opaque)
     Coroutine *waiter = s->waiter;
 
     s->waiter = NULL;
-    log_warn("snapshot group is committed but not settled after %d s: old requests are still running",
-             (int)(TRANSACTION_SETTLE_TIMEOUT_NS / 1000000000));
+    log_warn(
+        "snapshot group is committed but not settled after %d s: old requests are still running",
+        (int)(TRANSACTION_SETTLE_TIMEOUT_NS / 1000000000));
     co_wake(waiter);
 }
 

@@ -21,9 +21,9 @@ struct BlockdevRefOrNull;
 
 /* What a driver can tell about an image; strings are the caller's to free. */
 typedef struct ImageFacts {
-    uint64_t cluster_size;     /* 0: has none */
-    int64_t actual_size;       /* bytes on disk, -1: unknown */
-    bool dirty, has_dirty;     /* not cleanly shut down */
+    uint64_t cluster_size; /* 0: has none */
+    int64_t actual_size;   /* bytes on disk, -1: unknown */
+    bool dirty, has_dirty; /* not cleanly shut down */
     bool compressed;
     char *backing_file, *backing_format; /* as in the header; NULL: none */
     struct ImageInfoSpecific *specific;  /* qapi type; NULL: none */
@@ -56,8 +56,8 @@ struct BlockDriver {
     void coroutine_fn (*close)(Node *n);
 
     /* Format and filter: what the node needs from and shares on a child, given what its own parents need and share. */
-    void (*child_perm)(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
-                       unsigned *shared);
+    void (*child_perm)(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
+                       unsigned *perm, unsigned *shared);
     /* Protocols: cumulative permissions change.  prepare takes what is needed beside what is held (locks; a descriptor that can
      * write) and may fail; then exactly one of commit (drops what is no longer needed) and abort (back to before). */
     bool coroutine_fn (*perm_prepare)(Node *n, unsigned perm, unsigned shared, Error **errp);
@@ -75,7 +75,8 @@ struct BlockDriver {
     bool (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
 
     /* Formats that record a backing file.  NULL strings: none.  Durable when it returns. */
-    bool coroutine_fn (*set_backing_string)(Node *n, const char *file, const char *format, Error **errp);
+    bool coroutine_fn (*set_backing_string)(Node *n, const char *file, const char *format,
+                                            Error **errp);
     /* Formats: writes a new image into `file` (an empty protocol node opened read-write, reached through an edge), complete and
      * flushed when it returns. */
     bool coroutine_fn (*create)(Edge *file, const CreateSpec *spec, Error **errp);
@@ -83,12 +84,15 @@ struct BlockDriver {
     bool (*probe)(const uint8_t *buf, size_t len);
 
     /* ---- requests: coroutines of any loop; iov->size is the length ---- */
-    int coroutine_fn (*preadv)(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
+    int coroutine_fn (*preadv)(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                               unsigned flags);
     /* flags: REQ_FUA only if has_fua. */
-    int coroutine_fn (*pwritev)(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
+    int coroutine_fn (*pwritev)(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                unsigned flags);
     bool has_fua;
     /* -ENOTSUP: the caller writes zeroes instead. */
-    int coroutine_fn (*pwrite_zeroes)(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags);
+    int coroutine_fn (*pwrite_zeroes)(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                      unsigned flags);
     /* -ENOTSUP counts as done. */
     int coroutine_fn (*pdiscard)(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
     /* Formats: writes back what they hold into the file below, in the order the format demands; the caller flushes the
@@ -96,8 +100,9 @@ struct BlockDriver {
     int coroutine_fn (*flush)(Node *n, Request *r);
     int coroutine_fn (*truncate)(Node *n, Request *r, uint64_t size, bool exact);
     /* As edge_block_status(). NULL: data, or for filters what the child says. */
-    int coroutine_fn (*block_status)(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
-                                     bool precise, uint64_t *ret_bytes, HostOffset *ret_map);
+    int coroutine_fn (*block_status)(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                     unsigned flags, bool precise, uint64_t *ret_bytes,
+                                     HostOffset *ret_map);
 };
 
 /* Drivers register once at start. */
@@ -108,19 +113,20 @@ const BlockDriver *driver_probe(const uint8_t *buf, size_t len);
 
 /* For open(): opens or looks up the child that `ref` names, with options inherited from n as the role demands, and attaches it
  * with the permissions that child_perm() says.  name: "file", "backing".  Sets n->file or n->backing. */
-bool coroutine_fn node_open_child(Node *n, const struct BlockdevRef *ref, const char *name, EdgeRole role, Error **errp);
+bool coroutine_fn node_open_child(Node *n, const struct BlockdevRef *ref, const char *name,
+                                  EdgeRole role, Error **errp);
 /* For open() of formats with backing chains: attaches the backing that the options say (a reference, a definition, or null), or, when
  * `option` is NULL, the one that the header names (file may be NULL: none; relative names are resolved against n's own
  * filename; no format: probed, with a warning).  Loops are refused: "Making '…' a backing child of '…' would create a cycle"
  * or, by file name, "Backing file '…' creates an infinite loop." */
-bool coroutine_fn node_open_backing(Node *n, const struct BlockdevRefOrNull *option, const char *file, const char *format,
-                                    Error **errp);
+bool coroutine_fn node_open_backing(Node *n, const struct BlockdevRefOrNull *option,
+                                    const char *file, const char *format, Error **errp);
 
 /* child_perm() for formats (metadata written whenever the node is not read-only) and for filters. */
-void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
-                       unsigned *shared);
-void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared, unsigned *perm,
-                       unsigned *shared);
+void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
+                       unsigned *perm, unsigned *shared);
+void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
+                       unsigned *perm, unsigned *shared);
 
 extern const BlockDriver driver_file, driver_raw, driver_qcow2, driver_null_co, driver_null_aio;
 #ifdef CONFIG_TEST_DRIVERS

@@ -22,7 +22,8 @@ typedef enum NodeOpenFlags {
 
 /* Opens a node and what is below it.  Options are those of blockdev-add; missing node-names are generated ("#block…").
  * `reserver`: whoever reserved the node name, or NULL.  The caller owns one reference. */
-Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned flags, const void *reserver, Error **errp);
+Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned flags,
+                             const void *reserver, Error **errp);
 void node_show(Node *n);
 /* Lookup as QMP's (device, node-name) pairs do: "Cannot find device='%s' nor node-name='%s'". */
 Node *node_lookup(const char *device, const char *node_name, Error **errp);
@@ -44,7 +45,7 @@ void coroutine_fn node_ro_abort(Node *n);
 bool coroutine_fn graph_close_all(int64_t deadline_ns);
 
 /* Replies of queries; they do not suspend.  flat: no nested backing images. */
-struct BlockDeviceInfo * node_query_info(Node *n, bool flat, Error **errp);
+struct BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp);
 struct XDbgBlockGraph *graph_query(void);
 
 #endif

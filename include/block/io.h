@@ -45,9 +45,12 @@ void request_end(Request *r);
 /* The node that r goes to through e; decides and pins at first use. */
 Node *edge_enter(Edge *e, Request *r);
 
-int coroutine_fn edge_preadv(Edge *e, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
-int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
-int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags);
+int coroutine_fn edge_preadv(Edge *e, Request *r, GuestOffset offset, const IoVector *iov,
+                             unsigned flags);
+int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoVector *iov,
+                              unsigned flags);
+int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
+                                    unsigned flags);
 int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t bytes);
 /* Durable: all that was completed before, in this node, in what it uses, and in an old node below it that is not known
  * flushed. */
@@ -56,24 +59,29 @@ int coroutine_fn edge_flush(Edge *e, Request *r);
 int coroutine_fn edge_truncate(Edge *e, Request *r, uint64_t size, bool exact);
 
 /* Same with flat memory. */
-int coroutine_fn edge_pread(Edge *e, Request *r, GuestOffset offset, void *buf, size_t len, unsigned flags);
-int coroutine_fn edge_pwrite(Edge *e, Request *r, GuestOffset offset, const void *buf, size_t len, unsigned flags);
+int coroutine_fn edge_pread(Edge *e, Request *r, GuestOffset offset, void *buf, size_t len,
+                            unsigned flags);
+int coroutine_fn edge_pwrite(Edge *e, Request *r, GuestOffset offset, const void *buf, size_t len,
+                             unsigned flags);
 
 /* Status of [offset, offset + *pnum) of this node's layer alone.  In: bytes > 0 asked for.  Out: *ret_bytes >= 1, a prefix
  * with one answer; *ret_map the offset in the node below if STATUS_OFFSET_VALID (may be NULL).  Returns an or of BlockStatus.
  * precise: look for holes below too, where that costs little. */
-int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
-                                   bool precise, uint64_t *ret_bytes, HostOffset *ret_map);
+int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
+                                   unsigned flags, bool precise, uint64_t *ret_bytes,
+                                   HostOffset *ret_map);
 /* The same through the whole chain: never "unallocated" (then it is STATUS_ZERO); STATUS_DATA or STATUS_ZERO.
  * *ret_depth (may be NULL): 0 nowhere, 1 in the node itself, 2 in its backing, ... */
-int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
-                                         uint64_t *ret_bytes, int *ret_depth);
+int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
+                                         unsigned flags, uint64_t *ret_bytes, int *ret_depth);
 
 /* For format drivers: reads what `n`'s backing chain has for the range; zeroes where there is no backing or beyond its end.
  * With REQ_COPY it waits as "copies wait" demands. */
-int coroutine_fn backing_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags);
+int coroutine_fn backing_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                unsigned flags);
 /* STATUS_ZERO if the backing chain is known to read as zeroes for the whole range (or there is none); else STATUS_DATA. */
-int coroutine_fn backing_is_zero(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags);
+int coroutine_fn backing_is_zero(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                 unsigned flags);
 
 /* Bytes the edge's node has now. */
 uint64_t edge_size(Edge *e, Request *r);

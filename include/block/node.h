@@ -65,7 +65,8 @@ struct Edge {
     _Atomic(Node *) node;      /* where requests go ... */
     _Atomic(Node *) next;      /* ... or will go; valid while pending is set */
     _Atomic(Change *) pending; /* the unsettled change this edge belongs to */
-    _Atomic(Node *) barrier;   /* EDGE_COW: old node whose write-like requests copies wait for; NULL: none */
+    _Atomic(Node *)
+        barrier; /* EDGE_COW: old node whose write-like requests copies wait for; NULL: none */
     EdgeRole role;
     /* ---- control thread ---- */
     Node *target; /* flips at the cut */
@@ -85,10 +86,11 @@ typedef struct NodeCount {
 
 /* What requests must look like; set by the driver's open, constant afterwards.  Bytes; 0: no limit. */
 typedef struct NodeLimits {
-    uint32_t request_alignment;  /* power of two, at least 1: offsets and lengths of reads and writes */
-    uint32_t memory_alignment;   /* power of two, at least 1: addresses */
-    uint32_t max_transfer;       /* multiple of request_alignment */
-    uint32_t max_iov;            /* pieces; at least 1 */
+    uint32_t
+        request_alignment; /* power of two, at least 1: offsets and lengths of reads and writes */
+    uint32_t memory_alignment; /* power of two, at least 1: addresses */
+    uint32_t max_transfer;     /* multiple of request_alignment */
+    uint32_t max_iov;          /* pieces; at least 1 */
     uint64_t max_write_zeroes, max_discard;
     uint32_t write_zeroes_alignment, discard_alignment; /* preferred */
     uint32_t opt_transfer;
@@ -106,39 +108,41 @@ struct Node {
     DetectZeroes detect_zeroes;
     bool force_share;
     /* ---- any thread ---- */
-    _Atomic uint64_t size;      /* bytes of the virtual disk */
-    _Atomic bool read_only;     /* no write-like request gets in: -EROFS/-EPERM */
+    _Atomic uint64_t size;  /* bytes of the virtual disk */
+    _Atomic bool read_only; /* no write-like request gets in: -EROFS/-EPERM */
     NodeCount count[LOOP_SLOTS];
     _Atomic uint64_t write_gen;   /* write-like requests that have ended */
     _Atomic uint64_t flushed_gen; /* those of them known to be durable */
     _Atomic bool unflushed_old;   /* an old node since its cut: not known flushed (T5) */
-    _Atomic int flush_error;      /* sticky: negative errno of a flush that lost data (protocol nodes) */
+    _Atomic int flush_error; /* sticky: negative errno of a flush that lost data (protocol nodes) */
     _Atomic unsigned write_waiters; /* coroutines that wait for writes and flushes to end ... */
     _Atomic unsigned idle_waiters;  /* ... or for all requests; who ends a request looks at these */
     pthread_mutex_t wait_lock;      /* innermost; protects: */
     CoQueue waiters;
-    CoMutex flush_lock;           /* one flush of the driver at a time; before any lock of the driver */
-    CoRangeLock rmw_lock;         /* padded writes exclude overlapping ones; before any lock of the driver */
-    Edge *file;    /* primary child: storage or filtered; NULL for protocols; constant after open */
+    CoMutex flush_lock; /* one flush of the driver at a time; before any lock of the driver */
+    CoRangeLock
+        rmw_lock; /* padded writes exclude overlapping ones; before any lock of the driver */
+    Edge *file;   /* primary child: storage or filtered; NULL for protocols; constant after open */
     _Atomic(Edge *) backing; /* EDGE_COW child; NULL: none */
     /* ---- control thread ---- */
     char *name;
-    bool auto_name;     /* "#block…" */
-    bool monitor_owned; /* by blockdev-add: lives until blockdev-del */
-    bool hidden;        /* N3 */
+    bool auto_name;      /* "#block…" */
+    bool monitor_owned;  /* by blockdev-add: lives until blockdev-del */
+    bool hidden;         /* N3 */
     bool auto_read_only; /* opened read-write only if possible; follows its parents' needs (file) */
     bool user_read_only; /* read-only=on was asked for */
     bool backing_overridden; /* `backing` was given, not taken from the header */
-    struct BlockdevOptions *options; /* as opened, defaults and inherited ones filled in; children's are their own */
-    Node *opening_for;   /* while it opens: the node whose backing it will be */
-    char *filename;     /* for people and backing strings; "json:{…}" where no plain name says it */
+    struct BlockdevOptions
+        *options; /* as opened, defaults and inherited ones filled in; children's are their own */
+    Node *opening_for; /* while it opens: the node whose backing it will be */
+    char *filename; /* for people and backing strings; "json:{…}" where no plain name says it */
     unsigned refs;
     unsigned perm, shared; /* cumulative, N2 */
-    GPtrArray *parents;  /* Edge *, target == this */
-    GPtrArray *children; /* Edge *, parent == this */
+    GPtrArray *parents;    /* Edge *, target == this */
+    GPtrArray *children;   /* Edge *, parent == this */
     Transaction *reserved_by;
-    Change *unsettled;   /* the change whose old node this is, until it is settled */
-    uint64_t serial;     /* order of creation */
+    Change *unsettled; /* the change whose old node this is, until it is settled */
+    uint64_t serial;   /* order of creation */
 };
 
 /* ---- registry, control thread ---- */
@@ -169,8 +173,9 @@ void coroutine_fn node_wait_all_closed(void);
 /* Makes an edge to n and takes a reference.  parent: a node, or NULL with owner.  The permissions are checked against those
  * of the other parents and passed down (locks on files are taken), which may suspend: coroutine.
  * Errors: "Permission conflict on node …", "Block node is read-only", lock errors of drivers. */
-Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, void *opaque, const char *name,
-                               EdgeRole role, unsigned perm, unsigned shared, Error **errp);
+Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, void *opaque,
+                               const char *name, EdgeRole role, unsigned perm, unsigned shared,
+                               Error **errp);
 /* The parent has ended all requests it made through e.  Permissions fall accordingly.  e is freed. */
 void coroutine_fn edge_detach(Edge *e);
 /* Changes what a parent takes and shares; on error nothing changes. */

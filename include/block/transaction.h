@@ -42,5 +42,4 @@ bool coroutine_fn transaction_run(Transaction *t, Error **errp);
 /* Suspends until no transaction is running or clock_ns() passed the deadline (shutdown). */
 bool coroutine_fn transaction_wait_all(int64_t deadline_ns);
 
-
 #endif

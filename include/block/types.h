@@ -72,20 +72,24 @@ typedef enum Perm {
 typedef enum RequestFlags {
     REQ_FUA = 1 << 0,       /* write: durable before it completes */
     REQ_MAY_UNMAP = 1 << 1, /* write zeroes: may free the space */
-    REQ_NO_FALLBACK = 1 << 2, /* write zeroes: fail with -ENOTSUP rather than write buffers of zeroes */
-    REQ_COPY = 1 << 3,      /* read or status: the result will be written ("copies wait", see change.h) */
-    REQ_BELOW_COW = 1 << 5, /* read, status: came through a backing edge; drivers pass flags of reads on */
-    REQ_PREFETCH = 1 << 4,  /* read: only warm caches; data is thrown away */
+    REQ_NO_FALLBACK =
+        1 << 2, /* write zeroes: fail with -ENOTSUP rather than write buffers of zeroes */
+    REQ_COPY =
+        1 << 3, /* read or status: the result will be written ("copies wait", see change.h) */
+    REQ_BELOW_COW =
+        1 << 5, /* read, status: came through a backing edge; drivers pass flags of reads on */
+    REQ_PREFETCH = 1 << 4, /* read: only warm caches; data is thrown away */
 } RequestFlags;
 
 /* Answer of block status for a range: an or of these. */
 typedef enum BlockStatus {
-    STATUS_DATA = 1 << 0,       /* has to be read */
-    STATUS_ZERO = 1 << 1,       /* reads as zeroes */
-    STATUS_ALLOCATED = 1 << 2,  /* decided by this layer, not by its backing */
-    STATUS_OFFSET_VALID = 1 << 3, /* the host offset returned is where the data is, in the node below */
+    STATUS_DATA = 1 << 0,      /* has to be read */
+    STATUS_ZERO = 1 << 1,      /* reads as zeroes */
+    STATUS_ALLOCATED = 1 << 2, /* decided by this layer, not by its backing */
+    STATUS_OFFSET_VALID =
+        1 << 3, /* the host offset returned is where the data is, in the node below */
     STATUS_COMPRESSED = 1 << 4,
-    STATUS_EOF = 1 << 5,        /* the range reaches the end of the node */
+    STATUS_EOF = 1 << 5, /* the range reaches the end of the node */
 } BlockStatus;
 
 #endif

@@ -13,6 +13,7 @@
 struct json_object *keyval_parse(const char *text, const char *implied, Error **errp);
 
 /* The same, or JSON if the text begins with '{'; *ret_keyval tells how scalars are to be read (qapi_parse()). */
-struct json_object *option_parse(const char *text, const char *implied, bool *ret_keyval, Error **errp);
+struct json_object *option_parse(const char *text, const char *implied, bool *ret_keyval,
+                                 Error **errp);
 
 #endif

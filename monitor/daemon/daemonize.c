@@ -60,8 +60,8 @@ void daemonize_ready(void)
         return;
     }
     null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (chdir("/") < 0 || null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
-        dup2(null, STDERR_FILENO) < 0) {
+    if (chdir("/") < 0 || null < 0 || dup2(null, STDIN_FILENO) < 0 ||
+        dup2(null, STDOUT_FILENO) < 0 || dup2(null, STDERR_FILENO) < 0) {
         fprintf(stderr, "%s: cannot detach: %s\n", g_get_prgname(), strerror(errno));
         exit(1);
     }
@@ -86,18 +86,24 @@ bool pidfile_create(const char *path, Error **errp)
 
         close(old);
         if (locked) {
-            error_set(errp, ERROR_BUSY, path, "pidfile", "cannot create PID file: Failed to lock '%s': it belongs to a running process", path);
+            error_set(
+                errp, ERROR_BUSY, path, "pidfile",
+                "cannot create PID file: Failed to lock '%s': it belongs to a running process",
+                path);
             return false;
         }
     }
     /* Complete when it appears under its name. */
     fd = open(tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (fd < 0) {
-        error_set_errno(errp, errno, path, "pidfile", "cannot create PID file: Could not create '%s'", path);
+        error_set_errno(errp, errno, path, "pidfile",
+                        "cannot create PID file: Could not create '%s'", path);
         return false;
     }
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text) || rename(tmp, path) < 0) {
-        error_set_errno(errp, errno, path, "pidfile", "cannot create PID file: Could not write '%s'", path);
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 ||
+        write(fd, text, strlen(text)) != (ssize_t)strlen(text) || rename(tmp, path) < 0) {
+        error_set_errno(errp, errno, path, "pidfile",
+                        "cannot create PID file: Could not write '%s'", path);
         unlink(tmp);
         close(fd);
         return false;
@@ -114,8 +120,8 @@ void pidfile_remove(void)
     if (!pidfile) {
         return;
     }
-    if (fstat(pidfile_fd, &ours) == 0 && stat(pidfile, &there) == 0 && ours.st_ino == there.st_ino &&
-        ours.st_dev == there.st_dev) {
+    if (fstat(pidfile_fd, &ours) == 0 && stat(pidfile, &there) == 0 &&
+        ours.st_ino == there.st_ino && ours.st_dev == there.st_dev) {
         unlink(pidfile);
     }
     close(pidfile_fd);

@@ -15,7 +15,8 @@ static bool fail(Error **errp, const char *fmt, const char *what)
 {
     const char *hole = strstr(fmt, "%s");
 
-    error_set(errp, ERROR_INVALID, what, "parse", "%.*s%s%s", (int)(hole - fmt), fmt, what, hole + 2);
+    error_set(errp, ERROR_INVALID, what, "parse", "%.*s%s%s", (int)(hole - fmt), fmt, what,
+              hole + 2);
     return false;
 }
 
@@ -131,7 +132,8 @@ struct json_object *keyval_parse(const char *text, const char *implied, Error **
     return root;
 }
 
-struct json_object *option_parse(const char *text, const char *implied, bool *ret_keyval, Error **errp)
+struct json_object *option_parse(const char *text, const char *implied, bool *ret_keyval,
+                                 Error **errp)
 {
     struct json_object *o;
 

@@ -32,7 +32,7 @@ static bool shutting_down;
 static void register_drivers(void)
 {
     static const BlockDriver *const drivers[] = {
-        &driver_file, &driver_null_co, &driver_null_aio, &driver_qcow2, &driver_raw,
+        &driver_file,    &driver_null_co, &driver_null_aio, &driver_qcow2, &driver_raw,
 #ifdef CONFIG_TEST_DRIVERS
         &driver_simdisk,
 #endif
@@ -47,7 +47,8 @@ static void *watchdog(void *unused)
 {
     (void)unused;
     sleep(SHUTDOWN_SECONDS);
-    log_error("shutdown did not end within %d s: some storage does not answer; leaving without it", SHUTDOWN_SECONDS);
+    log_error("shutdown did not end within %d s: some storage does not answer; leaving without it",
+              SHUTDOWN_SECONDS);
     pidfile_remove();
     _exit(1);
 }

@@ -57,11 +57,16 @@ static G_GNUC_NORETURN void bad(const char *what, const char *msg)
 void command_line_parse(CommandLine *cl, int argc, char **argv)
 {
     static const struct option table[] = {
-        {"blockdev", required_argument, NULL, 'b'},   {"chardev", required_argument, NULL, 'c'},
-        {"daemonize", no_argument, NULL, 'd'},        {"export", required_argument, NULL, 'e'},
-        {"help", no_argument, NULL, 'h'},             {"monitor", required_argument, NULL, 'm'},
-        {"nbd-server", required_argument, NULL, 'n'}, {"object", required_argument, NULL, 'o'},
-        {"pidfile", required_argument, NULL, 'p'},    {"version", no_argument, NULL, 'V'},
+        {"blockdev", required_argument, NULL, 'b'},
+        {"chardev", required_argument, NULL, 'c'},
+        {"daemonize", no_argument, NULL, 'd'},
+        {"export", required_argument, NULL, 'e'},
+        {"help", no_argument, NULL, 'h'},
+        {"monitor", required_argument, NULL, 'm'},
+        {"nbd-server", required_argument, NULL, 'n'},
+        {"object", required_argument, NULL, 'o'},
+        {"pidfile", required_argument, NULL, 'p'},
+        {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
     int c, index;
@@ -75,7 +80,8 @@ void command_line_parse(CommandLine *cl, int argc, char **argv)
             printf(usage, g_get_prgname());
             exit(0);
         case 'V':
-            printf("%s version " CUTPOINT_VERSION " (speaks the protocol of QEMU 10.2)\n", g_get_prgname());
+            printf("%s version " CUTPOINT_VERSION " (speaks the protocol of QEMU 10.2)\n",
+                   g_get_prgname());
             exit(0);
         case 'd':
             cl->daemonize = true;
@@ -110,7 +116,8 @@ static bool coroutine_fn run_export(struct json_object *o, bool keyval, Error **
 {
     g_autoptr(BlockExportOptions) options = NULL;
 
-    return PARSE(BlockExportOptions, o, keyval, &options, errp) && qmp_block_export_add(options, errp);
+    return PARSE(BlockExportOptions, o, keyval, &options, errp) &&
+           qmp_block_export_add(options, errp);
 }
 
 static bool coroutine_fn run_object(struct json_object *o, bool keyval, Error **errp)
@@ -140,7 +147,8 @@ static bool coroutine_fn run_nbd_server(struct json_object *o, bool keyval, Erro
     arg->handshake_max_seconds = options->handshake_max_seconds;
     arg->has_max_connections = options->has_max_connections;
     arg->max_connections = options->max_connections;
-    return qapi_parse_SocketAddressLegacy(legacy, &arg->addr, errp) && qmp_nbd_server_start(arg, errp);
+    return qapi_parse_SocketAddressLegacy(legacy, &arg->addr, errp) &&
+           qmp_nbd_server_start(arg, errp);
 }
 
 static bool coroutine_fn run_chardev(struct json_object *o, bool keyval, Error **errp)
@@ -159,7 +167,8 @@ static bool coroutine_fn run_monitor(struct json_object *o, bool keyval, Error *
     }
     c = chardev_find(options->chardev);
     if (!c) {
-        error_set(errp, ERROR_NOT_FOUND, options->chardev, "monitor", "chardev \"%s\" not found", options->chardev);
+        error_set(errp, ERROR_NOT_FOUND, options->chardev, "monitor", "chardev \"%s\" not found",
+                  options->chardev);
         return false;
     }
     return qmp_monitor_new(c, options->has_pretty && options->pretty, errp);
@@ -171,8 +180,9 @@ bool coroutine_fn option_run(const Option *o, Error **errp)
         const char *name, *implied;
         bool coroutine_fn (*run)(struct json_object *o, bool keyval, Error **errp);
     } table[] = {
-        {"blockdev", "driver", run_blockdev}, {"chardev", "backend", run_chardev}, {"export", "type", run_export},
-        {"monitor", "chardev", run_monitor},  {"nbd-server", NULL, run_nbd_server}, {"object", "qom-type", run_object},
+        {"blockdev", "driver", run_blockdev}, {"chardev", "backend", run_chardev},
+        {"export", "type", run_export},       {"monitor", "chardev", run_monitor},
+        {"nbd-server", NULL, run_nbd_server}, {"object", "qom-type", run_object},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {

@@ -18,7 +18,8 @@ static void coroutine_fn pass_gate(MemState *s)
     atomic_fetch_sub(&s->waiting, 1);
 }
 
-static int coroutine_fn mem_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+static int coroutine_fn mem_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                   unsigned flags)
 {
     MemState *s = mem(n);
     size_t done = 0;
@@ -44,7 +45,8 @@ static int coroutine_fn mem_preadv(Node *n, Request *r, GuestOffset offset, cons
     return 0;
 }
 
-static int coroutine_fn write_cluster(Node *n, Request *r, uint64_t at, const IoVector *iov, size_t from, size_t len)
+static int coroutine_fn write_cluster(Node *n, Request *r, uint64_t at, const IoVector *iov,
+                                      size_t from, size_t len)
 {
     MemState *s = mem(n);
     uint64_t c = at / MEM_CLUSTER, start = c * MEM_CLUSTER;
@@ -72,7 +74,8 @@ static int coroutine_fn write_cluster(Node *n, Request *r, uint64_t at, const Io
     return ret;
 }
 
-static int coroutine_fn mem_pwritev(Node *n, Request *r, GuestOffset offset, const IoVector *iov, unsigned flags)
+static int coroutine_fn mem_pwritev(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                    unsigned flags)
 {
     MemState *s = mem(n);
     size_t done = 0;
@@ -102,8 +105,9 @@ static int coroutine_fn mem_flush(Node *n, Request *r)
     return atomic_load(&s->flush_result);
 }
 
-static int coroutine_fn mem_block_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes, unsigned flags,
-                                         bool precise, uint64_t *ret_bytes, HostOffset *ret_map)
+static int coroutine_fn mem_block_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                         unsigned flags, bool precise, uint64_t *ret_bytes,
+                                         HostOffset *ret_map)
 {
     MemState *s = mem(n);
     uint64_t c = offset.v / MEM_CLUSTER, end = offset.v + bytes;

@@ -21,7 +21,7 @@ typedef struct MemState {
     _Atomic unsigned flushes;
     _Atomic int flush_result;
     _Atomic unsigned writes_after_ro; /* must stay 0 (T2) */
-    bool yield_in_write;        /* lets other requests of the thread run in the middle of a write */
+    bool yield_in_write; /* lets other requests of the thread run in the middle of a write */
 } MemState;
 
 extern const BlockDriver mem_driver;

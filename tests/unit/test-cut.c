@@ -66,7 +66,9 @@ static void coroutine_fn io_main(void *opaque)
     g_autofree uint8_t *buf = g_malloc(MAX(io->len, 1));
     Request r;
 
-    request_begin(&r, io->op == IO_READ ? REQUEST_READ : io->op == IO_WRITE ? REQUEST_WRITE : REQUEST_FLUSH);
+    request_begin(&r, io->op == IO_READ    ? REQUEST_READ
+                      : io->op == IO_WRITE ? REQUEST_WRITE
+                                           : REQUEST_FLUSH);
     memset(buf, io->byte, io->len);
     atomic_store(&io->started, true);
     switch (io->op) {
@@ -117,8 +119,8 @@ typedef struct Disk {
 
 static Edge *coroutine_fn client_edge(Node *n, Error **errp)
 {
-    return edge_attach(n, NULL, &mem_owner, (void *)"client", "root", EDGE_ROOT, PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL,
-                       errp);
+    return edge_attach(n, NULL, &mem_owner, (void *)"client", "root", EDGE_ROOT,
+                       PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL, errp);
 }
 
 static void coroutine_fn disk_init(Disk *d, const char *name)
@@ -144,7 +146,8 @@ static Edge *coroutine_fn overlay_on(Disk *d, Node **ret_overlay)
     g_autoptr(Error) err = NULL;
     g_autofree char *name = g_strdup_printf("%.20s-%u", d->node->name, ++d->generation);
     Node *o = mem_node_new(name, SIZE, false);
-    Edge *b = edge_attach(d->node, o, NULL, NULL, "backing", EDGE_COW, PERM_CONSISTENT_READ, PERM_ALL, &err);
+    Edge *b = edge_attach(d->node, o, NULL, NULL, "backing", EDGE_COW, PERM_CONSISTENT_READ,
+                          PERM_ALL, &err);
 
     g_assert(b);
     atomic_store(&o->backing, b);
@@ -192,7 +195,8 @@ static void coroutine_fn test_old_request_stays_old(void *unused)
     change_cut(c);
 
     /* A whole cluster needs no copy: it must not wait for the old write (T4). */
-    after = (Io){.op = IO_WRITE, .edge = d.edge, .offset = MEM_CLUSTER, .byte = 2, .len = MEM_CLUSTER};
+    after =
+        (Io){.op = IO_WRITE, .edge = d.edge, .offset = MEM_CLUSTER, .byte = 2, .len = MEM_CLUSTER};
     io_start(&after, 1);
     g_assert_cmpint(io_wait(&after), ==, 0);
     g_assert_false(atomic_load(&before.done));
@@ -590,7 +594,11 @@ static bool coroutine_fn random_rounds(unsigned rounds, bool one_by_one)
     co_group_init(&group);
     co_group_add(&group, WRITERS);
     for (unsigned i = 0; i < WRITERS; i++) {
-        writers[i] = (Writer){.disks = disks, .stop = &stop, .id = i, .group = &group, .rand = g_rand_new_with_seed(i)};
+        writers[i] = (Writer){.disks = disks,
+                              .stop = &stop,
+                              .id = i,
+                              .group = &group,
+                              .rand = g_rand_new_with_seed(i)};
         co_spawn(iothread_loop(threads[i % THREADS]), writer_main, &writers[i]);
     }
     for (unsigned round = 0; round < rounds; round++) {
@@ -640,7 +648,8 @@ static bool coroutine_fn random_rounds(unsigned rounds, bool one_by_one)
         }
         g_assert_cmpint(writers[w].records, >, rounds);
         g_assert_true(is_consistent(tops, w));
-        g_assert_cmpint(record_of(tops[(writers[w].records - 1) % DISKS], w), ==, writers[w].records);
+        g_assert_cmpint(record_of(tops[(writers[w].records - 1) % DISKS], w), ==,
+                        writers[w].records);
         g_rand_free(writers[w].rand);
     }
     for (unsigned i = 0; i < DISKS; i++) {
@@ -677,15 +686,18 @@ int main(int argc, char **argv)
     }
     g_test_add_data_func("/cut/old-request-stays-old", test_old_request_stays_old, in_coroutine);
     g_test_add_data_func("/cut/copy-waits", test_copy_waits, in_coroutine);
-    g_test_add_data_func("/cut/copy-waits-for-all-edges", test_copy_waits_for_all_edges, in_coroutine);
+    g_test_add_data_func("/cut/copy-waits-for-all-edges", test_copy_waits_for_all_edges,
+                         in_coroutine);
     g_test_add_data_func("/cut/flush-covers-old-node", test_flush_covers_old_node, in_coroutine);
     g_test_add_data_func("/cut/failed-settle-flush", test_failed_settle_flush, in_coroutine);
     g_test_add_data_func("/cut/settle-deadline", test_settle_deadline, in_coroutine);
     g_test_add_data_func("/cut/nested-edges-decide-once", test_nested, in_coroutine);
     g_test_add_data_func("/cut/one-decision-a-request", test_one_decision, in_coroutine);
     g_test_add_data_func("/cut/born-edge", test_born_edge, in_coroutine);
-    g_test_add_data_func("/cut/consistent-over-disks-and-threads", test_consistent_cut, in_coroutine);
-    g_test_add_data_func("/cut/one-by-one-is-found-inconsistent", test_one_by_one_is_found, in_coroutine);
+    g_test_add_data_func("/cut/consistent-over-disks-and-threads", test_consistent_cut,
+                         in_coroutine);
+    g_test_add_data_func("/cut/one-by-one-is-found-inconsistent", test_one_by_one_is_found,
+                         in_coroutine);
     ret = g_test_run();
     for (unsigned i = 0; i < THREADS; i++) {
         iothread_free(threads[i]);

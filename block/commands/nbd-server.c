@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * nbd-server-start and nbd-server-stop.
+ */
+#include "block/nbd-server.h"
+#include "qapi-commands.h"
+
+bool coroutine_fn qmp_nbd_server_start(const NbdServerStartArg *arg, Error **errp)
+{
+    return nbd_server_start(arg->addr, arg->has_max_connections ? arg->max_connections : 100,
+                            arg->has_handshake_max_seconds ? arg->handshake_max_seconds : 10, errp);
+}
+
+bool coroutine_fn qmp_nbd_server_stop(Error **errp)
+{
+    return nbd_server_stop(errp);
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Exports, whatever their protocol: names, edges, threads, removal.
+ *
+ * Removal takes two steps: the protocol ends its clients (which takes as long as their requests), then the edge is detached and
+ * the event sent.  In between the export is "shutting down": its name is still taken.
+ */
+#include "block/export.h"
+#include "block/graph.h"
+#include "block/iothread-objects.h"
+#include "block/nbd-server.h"
+#include "qapi-events.h"
+#include "qapi-types.h"
+#include <string.h>
+
+static GPtrArray *exports; /* Export *, oldest first */
+static GPtrArray *waiters; /* Coroutine *: for any export to be gone */
+
+static char *describe(void *opaque)
+{
+    (void)opaque;
+    return g_strdup("an unnamed block device");
+}
+
+static char *owner_name(void *opaque)
+{
+    (void)opaque;
+    return g_strdup("");
+}
+
+static void resized(void *opaque)
+{
+    Export *e = opaque;
+
+    if (e->driver->resized) {
+        e->driver->resized(e);
+    }
+}
+
+static const EdgeOwner owner = {.describe = describe, .name = owner_name, .resized = resized};
+
+Export *export_find(const char *id)
+{
+    for (guint i = 0; exports && i < exports->len; i++) {
+        Export *e = g_ptr_array_index(exports, i);
+
+        if (strcmp(e->id, id) == 0) {
+            return e;
+        }
+    }
+    return NULL;
+}
+
+static bool check_id(const char *id, Error **errp)
+{
+    bool good = g_ascii_isalpha(id[0]);
+
+    for (const char *p = id; good && *p; p++) {
+        good = g_ascii_isalnum(*p) || strchr("-._", *p);
+    }
+    if (!good) {
+        error_set(errp, ERROR_INVALID, id, "block-export-add", "Invalid block export id");
+    } else if (export_find(id)) {
+        error_set(errp, ERROR_EXISTS, id, "block-export-add",
+                  "Block export id '%s' is already in use", id);
+        good = false;
+    }
+    return good;
+}
+
+static void export_free(Export *e)
+{
+    if (e->iothread) {
+        iothread_unref(e->iothread);
+    }
+    g_free(e->id);
+    g_free(e);
+}
+
+static bool find_thread(Export *e, const char *name, Error **errp)
+{
+    IOThread *t;
+
+    if (name) {
+        t = iothread_find(name);
+        if (!t) {
+            error_set(errp, ERROR_NOT_FOUND, name, "block-export-add", "iothread \"%s\" not found",
+                      name);
+            return false;
+        }
+    } else {
+        t = iothread_default(errp);
+        if (!t) {
+            return false;
+        }
+    }
+    e->iothread = iothread_ref(t);
+    return true;
+}
+
+static bool coroutine_fn attach(Export *e, const char *node_name, Error **errp)
+{
+    Node *n = node_lookup(NULL, node_name, errp);
+    unsigned perm = PERM_CONSISTENT_READ | (e->writable ? PERM_WRITE : 0);
+
+    if (!n || !node_wait_unreserved(n, errp)) {
+        return false;
+    }
+    n = node_lookup(NULL, node_name, errp);
+    if (!n) {
+        return false;
+    }
+    if (e->writable && atomic_load(&n->read_only)) {
+        error_set(errp, ERROR_PERMISSION, n->name, "block-export-add",
+                  "Cannot export read-only node as writable");
+        return false;
+    }
+    e->edge = edge_attach(n, NULL, &owner, e, "root", EDGE_ROOT, perm, PERM_ALL, errp);
+    return e->edge;
+}
+
+bool coroutine_fn export_add(const BlockExportOptions *options, Error **errp)
+{
+    static const ExportDriver *const drivers[] = {[BLOCK_EXPORT_TYPE_NBD] = &export_driver_nbd};
+    const ExportDriver *driver = drivers[options->type];
+    Export *e;
+
+    if (!check_id(options->id, errp)) {
+        return false;
+    }
+    e = g_malloc0(driver->size);
+    e->driver = driver;
+    e->id = g_strdup(options->id);
+    e->writable = options->has_writable && options->writable;
+    e->writethrough = options->has_writethrough && options->writethrough;
+    if (!exports) {
+        exports = g_ptr_array_new();
+        waiters = g_ptr_array_new();
+    }
+    g_ptr_array_add(exports, e); /* the name is taken from here on */
+    if (find_thread(e, options->iothread, errp) && attach(e, options->node_name, errp)) {
+        if (driver->create(e, options, errp)) {
+            return true;
+        }
+        edge_detach(e->edge);
+    }
+    g_ptr_array_remove(exports, e);
+    export_free(e);
+    return false;
+}
+
+static void coroutine_fn remove_main(void *opaque)
+{
+    Export *e = opaque;
+
+    e->driver->shutdown(e);
+    edge_detach(e->edge);
+    e->driver->cleanup(e);
+    g_ptr_array_remove(exports, e);
+    qapi_event_send_block_export_deleted(e->id);
+    export_free(e);
+    for (guint i = 0; i < waiters->len; i++) {
+        co_wake(g_ptr_array_index(waiters, i));
+    }
+    g_ptr_array_set_size(waiters, 0);
+}
+
+static void start_removal(Export *e)
+{
+    if (!e->shutting_down) {
+        e->shutting_down = true;
+        co_spawn(loop_control(), remove_main, e);
+    }
+}
+
+bool coroutine_fn export_del(const char *id, bool hard, Error **errp)
+{
+    Export *e = export_find(id);
+
+    if (!e) {
+        error_set(errp, ERROR_NOT_FOUND, id, "block-export-del", "Export '%s' is not found", id);
+        return false;
+    }
+    if (e->shutting_down) {
+        error_set(errp, ERROR_BUSY, id, "block-export-del", "Export '%s' is already shutting down",
+                  id);
+        return false;
+    }
+    if (!hard && e->driver->clients(e) > 0) {
+        error_set(errp, ERROR_BUSY, id, "block-export-del", "export '%s' still in use", id);
+        error_hint(errp, "Use mode='hard' to force client disconnect");
+        return false;
+    }
+    start_removal(e);
+    return true;
+}
+
+void coroutine_fn export_remove_all(const ExportDriver *driver)
+{
+    for (;;) {
+        bool any = false;
+
+        for (guint i = 0; exports && i < exports->len; i++) {
+            Export *e = g_ptr_array_index(exports, i);
+
+            if (!driver || e->driver == driver) {
+                start_removal(e);
+                any = true;
+            }
+        }
+        if (!any) {
+            return;
+        }
+        g_ptr_array_add(waiters, co_self());
+        co_yield();
+    }
+}
+
+void coroutine_fn export_shutdown_all(void)
+{
+    g_autoptr(Error) err = NULL;
+
+    if (nbd_server_running()) {
+        nbd_server_stop(&err);
+    }
+    export_remove_all(NULL);
+}
+
+BlockExportInfoList *export_query(void)
+{
+    BlockExportInfoList *list = NULL, **tail = &list;
+
+    for (guint i = 0; exports && i < exports->len; i++) {
+        const Export *e = g_ptr_array_index(exports, i);
+        BlockExportInfo *info;
+
+        if (!e->edge) {
+            continue; /* still being made */
+        }
+        info = g_new0(BlockExportInfo, 1);
+        info->id = g_strdup(e->id);
+        info->type = BLOCK_EXPORT_TYPE_NBD;
+        info->node_name = g_strdup(e->edge->target->name);
+        info->shutting_down = e->shutting_down;
+        *tail = g_new0(BlockExportInfoList, 1);
+        (*tail)->value = info;
+        tail = &(*tail)->next;
+    }
+    return list;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Exports: disks offered to clients.
+ *
+ * An export has a root edge to its node; a snapshot moves that edge, the export and its clients do not notice.  Requests run on the export's
+ * I/O thread.  All functions: control thread; those that may suspend are coroutines.
+ */
+#ifndef BLOCK_EXPORT_H
+#define BLOCK_EXPORT_H
+
+#include "block/node.h"
+#include "util/iothread.h"
+
+typedef struct Export Export;
+struct BlockExportOptions;
+struct BlockExportInfoList;
+
+/* What a protocol provides. */
+typedef struct ExportDriver {
+    const char *name; /* as in BlockExportType */
+    size_t size;      /* of the structure that begins with Export */
+    /* The edge is attached; starts serving. */
+    bool coroutine_fn (*create)(Export *e, const struct BlockExportOptions *options, Error **errp);
+    /* Clients connected now. */
+    unsigned (*clients)(const Export *e);
+    /* No new clients from here on; returns when the last one has gone. */
+    void coroutine_fn (*shutdown)(Export *e);
+    void (*cleanup)(Export *e);
+    /* The edge leads to another node, or its size changed. */
+    void (*resized)(Export *e);
+} ExportDriver;
+
+struct Export {
+    const ExportDriver *driver;
+    char *id;
+    Edge *edge;
+    IOThread *iothread; /* counted as a user */
+    bool writable, writethrough;
+    bool shutting_down;
+};
+
+bool coroutine_fn export_add(const struct BlockExportOptions *options, Error **errp);
+Export *export_find(const char *id);
+/* Removes an export; hard: clients are disconnected, else it is an error if there are any.  Returns at once: the event
+ * BLOCK_EXPORT_DELETED tells the end. */
+bool coroutine_fn export_del(const char *id, bool hard, Error **errp);
+struct BlockExportInfoList *export_query(void);
+/* Removes all exports of a driver (NULL: all); returns when they are gone. */
+void coroutine_fn export_remove_all(const ExportDriver *driver);
+/* Shutdown of the daemon: servers stop, exports go. */
+void coroutine_fn export_shutdown_all(void);
+
+extern const ExportDriver export_driver_nbd;
+
+#endif

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The NBD server: one a process.  Control thread; coroutines.
+ */
+#ifndef BLOCK_NBD_SERVER_H
+#define BLOCK_NBD_SERVER_H
+
+#include "util/error.h"
+
+struct SocketAddressLegacy;
+
+bool nbd_server_running(void);
+/* max_connections, handshake_seconds: 0 is no limit. */
+bool nbd_server_start(const struct SocketAddressLegacy *addr, unsigned max_connections,
+                      unsigned handshake_seconds, Error **errp);
+/* Stops listening, removes the exports of type nbd, disconnects clients. */
+bool nbd_server_stop(Error **errp);
+
+#endif
