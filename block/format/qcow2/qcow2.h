@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The qcow2 driver: state and inner interfaces.
+ *
+ * Words
+ *  table      a piece of metadata that is contiguous in the file: L1, an L2 table, the refcount table, a refcount block.
+ *             In memory as on disk, with a bit for every 512 bytes that differ from the file (dirty).
+ *  use        the time between a request's look at the mapping and the end of its I/O on what it found there.
+ *  run        host clusters known to be free from which the next allocations are taken.
+ *  fresh      said of a cluster that has never been written and reads as zeroes (the file was grown over it).
+ *  drop       a reference to host clusters that memory no longer has, but the file may still have.
+ *  write-back bringing the file to what memory says, in the order below.
+ *
+ * The file is never ahead of memory and always consistent but for leaked clusters:
+ *  Q1  a refcount is durable before anything durable refers to what it counts.
+ *  Q2  data and copied-up data of a cluster are durable before an L2 entry in the file refers to it.
+ *  Q3  an L2 table is durable before an L1 entry in the file refers to it; a refcount block before its entry in the refcount table;
+ *      a moved table before the header names its new place.
+ *  Q4  a dropped cluster keeps its refcount, and is not given out again, until the change that dropped it is durable *and* every use
+ *      that may have seen the old mapping has ended.
+ *  Q5  tables are written in whole sectors of 512 bytes, each of which is good in its old and in its new state.
+ *  Q6  a failure leaves memory as it was, or with clusters allocated that nobody refers to (a leak, given back when possible).
+ *
+ * Who may touch what
+ *  - Entries of L1 and L2 tables are read by any thread inside a read section (util/rcu.h) and changed under `lock`.
+ *    A reader holds no pointer to a table across a yield: it takes values.
+ *  - A guest cluster gets its mapping changed by whoever holds its range in `ranges`; discards and zero writes as well.
+ *  - In-place writes need no lock: they are uses, and Q4 protects what they write to.
+ *
+ * Lock order: Node.flush_lock, ranges, flush_lock, table slot (l2-cache.c), alloc_lock, header_lock, lock.  `lock` is a pthread mutex,
+ * held for moments and never across a yield; the others are coroutine locks.
+ */
+#ifndef QCOW2_QCOW2_H
+#define QCOW2_QCOW2_H
+
+#include "block/driver.h"
+#include "header.h"
+#include "util/rcu.h"
+
+#define SECTOR 512u /* unit of dirtiness, and of tearing */
+
+/* ---- tables ---- */
+
+typedef enum TableKind {
+    TABLE_L2,
+    TABLE_L1,
+    TABLE_REFBLOCK,
+    TABLE_REFT
+} TableKind; /* decides the order of write-back */
+
+typedef struct Table {
+    TableKind kind;
+    HostOffset offset;    /* in the file */
+    uint32_t size;        /* bytes, a multiple of SECTOR */
+    void *data;           /* big endian; aligned as storage likes it */
+    unsigned long *dirty; /* under lock: sectors that differ from the file */
+    bool queued;          /* under lock: in Qcow2.dirty_tables */
+    unsigned writing;     /* under lock: write-backs that have a copy of it */
+} Table;
+
+bool table_init(Table *t, HostOffset offset,
+                uint32_t size); /* zeroed and clean; false: no memory */
+void table_clear(Table *t);
+
+typedef struct L2Table {
+    Table t;
+    uint64_t index;              /* in L1 */
+    _Atomic bool recent;         /* used since the cache last looked */
+    struct L2Table *prev, *next; /* under lock: resident tables, or those waiting to be freed */
+} L2Table;
+
+/* The active L1 table; replaced as a whole when it grows (read sections). */
+typedef struct L1 {
+    Table t;
+    uint32_t entries;        /* as in the header */
+    uint32_t covered;        /* entries that the disk's size needs: length of l2 */
+    _Atomic(L2Table *) l2[]; /* resident tables */
+} L1;
+
+typedef struct RefBlock {
+    Table t;
+    bool recent; /* under alloc_lock */
+} RefBlock;
+
+/* Requests between looking and ending, of one thread, in two phases that alternate. */
+typedef struct UseCount {
+    _Alignas(64) _Atomic uint32_t n[2];
+} UseCount;
+
+typedef enum DropKind { DROP_REQUEST, DROP_OTHER } DropKind; /* decides whether storage is told */
+typedef struct Drop {
+    ClusterIndex first;
+    uint64_t count;
+    DropKind kind;
+} Drop;
+
+/* What open() was told; constant. */
+typedef struct Qcow2Options {
+    bool lazy_refcounts;                 /* accepted, see options.c */
+    bool discard_request, discard_other; /* pass freed space down */
+    bool discard_no_unref;
+    uint64_t l2_cache_size, refcount_cache_size; /* bytes */
+    unsigned clean_interval;                     /* seconds, 0: never */
+} Qcow2Options;
+
+typedef struct Qcow2 {
+    Node *node;
+    /* ---- constant after open ---- */
+    unsigned version, cluster_bits, refcount_order;
+    uint64_t cluster_size;
+    unsigned l2_bits; /* log2 of the entries of an L2 table */
+    Qcow2Compression compression;
+    uint32_t table_align; /* tables are written in these units; at least SECTOR */
+    Qcow2Options opt;
+    uint32_t l2_limit, refblock_limit; /* tables kept in memory */
+    bool opened_dirty;                 /* dirty bit when it was opened */
+
+    /* ---- any thread ---- */
+    UseCount *uses; /* [LOOP_SLOTS] */
+    _Atomic unsigned use_phase;
+    _Atomic(L1 *) l1;
+    _Atomic bool corrupt;          /* found to be: no more writes */
+    _Atomic uint32_t ndirty;       /* length of dirty_tables; changed under lock */
+    _Atomic uint64_t *meta_filter; /* bits: clusters that may hold metadata (overlap.c) */
+    uint64_t meta_mask;
+
+    /* ---- flush_lock: one write-back at a time ---- */
+    CoMutex flush_lock;
+    _Atomic uint64_t
+        meta_gen; /* changes that a flush has to make durable (incremented under lock) ... */
+    _Atomic uint64_t meta_done; /* ... and how far that has been done */
+
+    CoRangeLock ranges; /* guest clusters (bytes) whose mapping changes */
+
+    /* ---- alloc_lock: refcount blocks coming and going, refilling the run ---- */
+    CoMutex alloc_lock;
+    uint64_t low_hint;   /* no free cluster known below (cluster index) */
+    uint64_t tail;       /* from here on nothing has been given out */
+    bool grown;          /* we made the file longer ... */
+    uint64_t grown_from; /* ... than these bytes */
+    uint64_t max_tail;   /* end of the highest cluster given out; under lock too */
+
+    CoMutex header_lock; /* changes to the first cluster of the file */
+    Qcow2Header header;  /* under header_lock; backing strings also read by the control thread */
+
+    /* ---- lock ---- */
+    pthread_mutex_t lock;
+    GPtrArray *dirty_tables; /* Table *, queued */
+    /* L2 cache */
+    L2Table *resident; /* ring, NULL: empty; points at the next candidate for eviction */
+    uint32_t nresident;
+    L2Table *limbo; /* unlinked, waiting for a grace period */
+    uint32_t nlimbo;
+    struct TableSlot *slots; /* L1 entries whose table is being loaded, made or copied */
+    /* refcounts */
+    Table reft;
+    bool reft_moved; /* the header does not name its place yet */
+    uint64_t reft_entries;
+    RefBlock **blocks; /* [reft_entries]; changed with alloc_lock held too */
+    uint32_t nblocks;
+    RefBlock *run_block;
+    uint64_t run_next, run_end; /* the run, inside run_block */
+    bool run_fresh;
+    bool l1_moved;
+    /* drops */
+    GArray *drops;     /* of Drop: not durable yet */
+    GArray *durable;   /* durable, uses not waited for yet */
+    GArray *waiting;   /* waiting for uses of the phase before use_phase */
+    uint64_t ndropped; /* clusters in all of these */
+    /* housekeeping */
+    bool keeper_running, keeper_writeback, closing;
+    CoQueue keeper_waiters;
+
+    Timer clean_timer; /* control thread */
+    /* snapshots: where their tables are, constant after open */
+    GArray *snapshot_ranges; /* of MetaRange */
+} Qcow2;
+
+typedef struct MetaRange {
+    uint64_t start, end; /* clusters */
+} MetaRange;
+
+static inline Qcow2 *qcow2_of(const Node *n)
+{
+    return *(Qcow2 **)n->state;
+}
+
+static inline uint64_t cluster_floor(const Qcow2 *q, uint64_t v)
+{
+    return v & ~(q->cluster_size - 1);
+}
+static inline uint64_t cluster_ceil(const Qcow2 *q, uint64_t v)
+{
+    return (v + q->cluster_size - 1) & ~(q->cluster_size - 1);
+}
+static inline uint64_t in_cluster(const Qcow2 *q, uint64_t v)
+{
+    return v & (q->cluster_size - 1);
+}
+
+/* ---- uses (uses.c) ---- */
+
+/* Before looking at the mapping; the value goes to use_end(). */
+static inline unsigned use_begin(Qcow2 *q, unsigned slot)
+{
+    unsigned phase = atomic_load_explicit(&q->use_phase, memory_order_acquire);
+    _Atomic uint32_t *n = &q->uses[slot].n[phase];
+
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    barrier_light();
+    return phase;
+}
+static inline void use_end(Qcow2 *q, unsigned slot, unsigned phase)
+{
+    _Atomic uint32_t *n = &q->uses[slot].n[phase];
+
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) - 1,
+                          memory_order_release);
+}
+/* Under lock: notes that memory no longer refers to these clusters. */
+void drop_clusters(Qcow2 *q, ClusterIndex first, uint64_t count, DropKind kind);
+/* Under lock: drops what an L2 entry refers to, if anything. */
+void drop_entry(Qcow2 *q, uint64_t entry, DropKind kind);
+/* Gives back what no use can see any more; true: some is left to wait for. */
+bool coroutine_fn drops_reap(Qcow2 *q, Request *r);
+
+/* ---- mapping (lookup.c) ---- */
+
+typedef enum MapType {
+    MAP_UNALLOCATED, /* read the backing file */
+    MAP_ZERO,        /* reads as zeroes, no host cluster */
+    MAP_ZERO_ALLOC,  /* reads as zeroes, has a host cluster */
+    MAP_DATA,
+    MAP_COMPRESSED,
+} MapType;
+
+typedef struct Mapping {
+    MapType type;
+    bool copied; /* DATA, ZERO_ALLOC: the host cluster is ours alone */
+    uint64_t
+        bytes; /* guest bytes from the offset on for which this holds; host space is contiguous */
+    HostOffset host; /* DATA, ZERO_ALLOC: of the first byte */
+    uint64_t entry;  /* COMPRESSED: the L2 entry */
+} Mapping;
+
+/* Where [offset, offset + bytes) is; bytes > 0.  0 or a negative errno.  The caller is in a use. */
+int coroutine_fn qcow2_lookup(Node *n, Request *r, uint64_t offset, uint64_t bytes, Mapping *ret);
+/* Meaning of one L2 entry; false: it cannot be. */
+bool entry_decode(const Qcow2 *q, uint64_t entry, Mapping *ret);
+
+/* ---- L2 tables (l2-cache.c) ---- */
+
+static inline uint64_t table_entry(const Table *t, uint64_t i)
+{
+    return be64toh(atomic_load_explicit(&((_Atomic uint64_t *)t->data)[i], memory_order_acquire));
+}
+/* Under lock. */
+void table_set_entry(Qcow2 *q, Table *t, uint64_t i, uint64_t value);
+void table_mark_dirty(Qcow2 *q, Table *t, uint32_t from, uint32_t bytes);
+bool table_is_dirty(const Table *t);
+
+/* The L1 table, for whoever is in a read section or holds lock. */
+static inline L1 *l1_of(Qcow2 *q)
+{
+    return atomic_load_explicit(&q->l1, memory_order_acquire);
+}
+/* Makes the table of L1 entry `index` resident; 0 without a table if the entry is empty. */
+int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index);
+/* Makes it resident and ours alone, with one of its own if need be.  A success says nothing about the next moment: look again
+ * under lock with l2_writable(). */
+int coroutine_fn l2_prepare(Qcow2 *q, Request *r, uint64_t index);
+/* Under lock: the table if entries may be changed in it, else NULL: l2_prepare() again. */
+L2Table *l2_writable(Qcow2 *q, uint64_t index);
+/* Gives up clean tables that nobody used since the last call. */
+void l2_clean(Qcow2 *q);
+void l2_free_all(Qcow2 *q);
+/* Before a request that will dirty tables: waits if too much is unwritten. */
+int coroutine_fn l2_throttle(Qcow2 *q, Request *r);
+
+/* ---- refcounts and allocation (refcount.c, alloc.c) ---- */
+
+bool coroutine_fn reft_open(Qcow2 *q, Request *r, Error **errp);
+void refcount_free_all(Qcow2 *q);
+uint64_t block_entries(const Qcow2 *q);
+/* With alloc_lock.  The block that counts the clusters from index * block_entries() on; NULL with 0: there is none. */
+int coroutine_fn refblock_get(Qcow2 *q, Request *r, uint64_t index, RefBlock **ret);
+/* With alloc_lock.  Makes one; it lies in cluster `at`, a free one in its own range. */
+int coroutine_fn refblock_create(Qcow2 *q, Request *r, uint64_t index, ClusterIndex at,
+                                 RefBlock **ret);
+/* One reference less for each of count clusters; those that become free may be given out again, and storage is told of them
+ * first if `discard`.  Takes alloc_lock; only one at a time. */
+int coroutine_fn refcount_release(Qcow2 *q, Request *r, ClusterIndex first, uint64_t count,
+                                  bool discard);
+/* Under lock.  Refcount 1 for count free clusters from entry `from` of the block on. */
+void refcount_take(Qcow2 *q, RefBlock *b, uint64_t from, uint64_t count);
+/* With alloc_lock.  A larger refcount table at `start`, behind all that the present one covers; q->tail ends behind it. */
+int coroutine_fn reft_grow(Qcow2 *q, Request *r, ClusterIndex start);
+/* Makes the file at least `bytes` long. */
+int coroutine_fn file_grow(Qcow2 *q, Request *r, uint64_t bytes);
+
+/* Between 1 and want contiguous clusters, refcount 1.  *ret_fresh: they read as zeroes. */
+int coroutine_fn clusters_alloc(Qcow2 *q, Request *r, uint64_t want, ClusterIndex *ret_first,
+                                uint64_t *ret_count, bool *ret_fresh);
+/* Exactly count contiguous clusters. */
+int coroutine_fn clusters_alloc_exact(Qcow2 *q, Request *r, uint64_t count,
+                                      ClusterIndex *ret_first);
+/* Clusters that nothing has ever referred to. */
+void coroutine_fn clusters_unalloc(Qcow2 *q, Request *r, ClusterIndex first, uint64_t count);
+/* Lets the file end where the used clusters end, if we grew it. */
+void coroutine_fn file_trim(Qcow2 *q, Request *r);
+
+/* ---- corruption (overlap.c) ---- */
+
+/* When L1 and refcount table are in memory; writable images. */
+bool overlap_open(Qcow2 *q, Error **errp);
+void overlap_close(Qcow2 *q);
+/* Under lock, or while opening: a cluster now holds metadata. */
+void overlap_add(Qcow2 *q, ClusterIndex c);
+/* Takes the lock.  True if cluster c is part of the header, L1, the refcount table or block, or a snapshot's table. */
+bool overlap_fixed(Qcow2 *q, ClusterIndex c);
+/* The same without refcount blocks. */
+bool overlap_tables(Qcow2 *q, ClusterIndex c);
+/* True if a write of data to [host, host + bytes) would hit metadata. */
+bool overlap_check(Qcow2 *q, HostOffset at, uint64_t bytes);
+/* Says what is wrong, stops writing, marks the image.  Returns -EIO. */
+int coroutine_fn qcow2_corrupt(Qcow2 *q, Request *r, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
+
+/* ---- write-back (flush.c) ---- */
+
+int coroutine_fn qcow2_flush(Node *n, Request *r);
+int coroutine_fn qcow2_write_back(Qcow2 *q, Request *r);
+/* Under lock: something that a flush has to make durable has changed. */
+static inline void meta_changed(Qcow2 *q)
+{
+    atomic_fetch_add_explicit(&q->meta_gen, 1, memory_order_release);
+}
+/* Starts what has to be done in the background, if anything.  Not under lock. */
+void keeper_kick(Qcow2 *q, bool writeback);
+/* Control thread: no housekeeping any more. */
+void coroutine_fn keeper_stop(Qcow2 *q);
+/* Brings everything into the file, drops included.  No requests run, or none that write. */
+int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r);
+
+/* ---- header (header-update.c) ---- */
+
+bool coroutine_fn qcow2_set_backing_string(Node *n, const char *file, const char *format,
+                                           Error **errp);
+int coroutine_fn header_write_bits(Qcow2 *q, Request *r, uint64_t incompatible, uint64_t autoclear);
+/* Size, and where the L1 and the refcount table are: one sector; durable on return. */
+int coroutine_fn header_write_tables(Qcow2 *q, Request *r, uint64_t size, const Table *l1,
+                                     uint32_t l1_entries, HostOffset reft_offset,
+                                     uint32_t reft_clusters);
+
+/* ---- requests ---- */
+
+int coroutine_fn qcow2_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                              unsigned flags);
+int coroutine_fn qcow2_pwritev(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                               unsigned flags);
+int coroutine_fn qcow2_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                     unsigned flags);
+int coroutine_fn qcow2_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
+int coroutine_fn qcow2_truncate(Node *n, Request *r, uint64_t size, bool exact);
+int coroutine_fn qcow2_block_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                    unsigned flags, bool precise, uint64_t *ret_bytes,
+                                    HostOffset *ret_map);
+/* Reads from the image file; what lies beyond its end in a cluster that it has in part reads as zeroes. */
+int coroutine_fn host_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector *iov,
+                             unsigned flags);
+/* Bytes [from, from + iov->size) of a compressed cluster. */
+int coroutine_fn qcow2_read_compressed(Qcow2 *q, Request *r, uint64_t entry, uint64_t from,
+                                       const IoVector *iov);
+
+bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp);
+bool qcow2_facts(Node *n, ImageFacts *ret_facts, Error **errp);
+bool qcow2_options(Node *n, const struct BlockdevOptions *options, Qcow2Options *ret, Error **errp);
+
+#endif
