@@ -29,6 +29,7 @@ struct Chardev {
 };
 
 static GHashTable *devices;
+static bool serving; /* chardev_serve() was called */
 
 static void remove_source(GSource **s)
 {
@@ -337,6 +338,34 @@ Chardev *chardev_find(const char *id)
     return devices ? g_hash_table_lookup(devices, id) : NULL;
 }
 
+static void serve(Chardev *c)
+{
+    if (c->in >= 0) {
+        connected(c, c->in, c->out);
+    } else if (c->listen_fd >= 0) {
+        c->accept_source = watch(c->listen_fd, G_IO_IN, on_accept, c);
+    }
+}
+
+void chardev_serve(void)
+{
+    GHashTableIter iter;
+    gpointer value;
+
+    serving = true;
+    if (!devices) {
+        return;
+    }
+    g_hash_table_iter_init(&iter, devices);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        Chardev *c = value;
+
+        if (c->user) {
+            serve(c);
+        }
+    }
+}
+
 bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, Error **errp)
 {
     if (c->user) {
@@ -345,10 +374,8 @@ bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, Error **e
     }
     c->user = user;
     c->opaque = opaque;
-    if (c->in >= 0) {
-        connected(c, c->in, c->out);
-    } else if (c->listen_fd >= 0) {
-        c->accept_source = watch(c->listen_fd, G_IO_IN, on_accept, c);
+    if (serving) {
+        serve(c);
     }
     return true;
 }

@@ -36,6 +36,7 @@ typedef struct NbdServer {
 } NbdServer;
 
 static NbdServer *server;
+static bool serving; /* nbd_server_serve() was called */
 static pthread_mutex_t exports_lock = PTHREAD_MUTEX_INITIALIZER;
 static GPtrArray *nbd_exports; /* NbdExport * */
 
@@ -461,6 +462,25 @@ static void server_free(NbdServer *s)
     g_free(s);
 }
 
+static void serve_listeners(NbdServer *s)
+{
+    for (guint i = 0; i < s->fds->len; i++) {
+        GSource *source = g_unix_fd_source_new(g_array_index(s->fds, int, i), G_IO_IN);
+
+        g_source_set_callback(source, G_SOURCE_FUNC(on_accept), NULL, NULL);
+        g_source_attach(source, NULL);
+        g_ptr_array_add(s->sources, source);
+    }
+}
+
+void nbd_server_serve(void)
+{
+    serving = true;
+    if (server) {
+        serve_listeners(server);
+    }
+}
+
 bool nbd_server_start(const SocketAddressLegacy *addr, unsigned max_connections,
                       unsigned handshake_seconds, Error **errp)
 {
@@ -493,12 +513,8 @@ bool nbd_server_start(const SocketAddressLegacy *addr, unsigned max_connections,
         server_free(s);
         return false;
     }
-    for (guint i = 0; i < s->fds->len; i++) {
-        GSource *source = g_unix_fd_source_new(g_array_index(s->fds, int, i), G_IO_IN);
-
-        g_source_set_callback(source, G_SOURCE_FUNC(on_accept), NULL, NULL);
-        g_source_attach(source, NULL);
-        g_ptr_array_add(s->sources, source);
+    if (serving) {
+        serve_listeners(s);
     }
     server = s;
     return true;

@@ -13,6 +13,8 @@ bool nbd_server_running(void);
 /* max_connections, handshake_seconds: 0 is no limit. */
 bool nbd_server_start(const struct SocketAddressLegacy *addr, unsigned max_connections,
                       unsigned handshake_seconds, Error **errp);
+/* Until this is called clients wait in the listen queue: the daemon is still starting.  Once. */
+void nbd_server_serve(void);
 /* Stops listening, removes the exports of type nbd, disconnects clients. */
 bool nbd_server_stop(Error **errp);
 

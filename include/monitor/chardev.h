@@ -28,6 +28,8 @@ bool chardev_new(struct json_object *options, Error **errp);
 Chardev *chardev_find(const char *id);
 /* Starts talking; opened() follows when (or if) there is a peer. */
 bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, Error **errp);
+/* Until this is called nobody is served: who connects while the daemon starts waits.  Once. */
+void chardev_serve(void);
 /* Queues bytes. */
 void chardev_write(Chardev *c, const char *data, size_t len);
 /* Bytes queued and not sent yet. */

@@ -11,6 +11,7 @@
 #include "block/export.h"
 #include "block/graph.h"
 #include "block/iothread-objects.h"
+#include "block/nbd-server.h"
 #include "block/transaction.h"
 #include "daemon.h"
 #include "monitor/chardev.h"
@@ -122,6 +123,8 @@ static void coroutine_fn start(void *unused)
         leave();
         return;
     }
+    nbd_server_serve();
+    chardev_serve();
     daemonize_ready();
 }
 
