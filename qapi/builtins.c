@@ -1,30 +1,32 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The types that every schema has.
+ * The tables of the types that every schema has, and of arrays of them.
+ *
+ * Names of integer types are C's: error texts show them.
  */
 #include "qapi/visit.h"
 
-#define INT(N, T, SIGNED, SIZE)                                                                    \
-    const QapiType qapi_type_##N = {.name = #T,                                                    \
-                                    .meta = QAPI_META_INT,                                         \
-                                    .size = sizeof(T),                                             \
-                                    .is_signed = SIGNED,                                           \
-                                    .is_size = SIZE}
+#define TYPE(N, SHOWN, META, T, ...)                                                               \
+    const QapiType qapi_type_##N = {                                                               \
+        .name = SHOWN, .meta = QAPI_META_##META, .size = sizeof(T), ##__VA_ARGS__};                \
+    const QapiType qapi_type_##N##List = {.name = #N "List",                                       \
+                                          .meta = QAPI_META_LIST,                                  \
+                                          .size = sizeof(N##List),                                 \
+                                          .element = &qapi_type_##N,                               \
+                                          .value_offset = offsetof(N##List, value)}
 
-const QapiType qapi_type_str = {.name = "str", .meta = QAPI_META_STR, .size = sizeof(char *)};
-const QapiType qapi_type_number = {
-    .name = "number", .meta = QAPI_META_NUMBER, .size = sizeof(double)};
-INT(int, int64_t, true, false);
-INT(int8, int8_t, true, false);
-INT(int16, int16_t, true, false);
-INT(int32, int32_t, true, false);
-INT(int64, int64_t, true, false);
-INT(uint8, uint8_t, false, false);
-INT(uint16, uint16_t, false, false);
-INT(uint32, uint32_t, false, false);
-INT(uint64, uint64_t, false, false);
-INT(size, uint64_t, false, true);
-const QapiType qapi_type_bool = {.name = "bool", .meta = QAPI_META_BOOL, .size = sizeof(bool)};
-const QapiType qapi_type_any = {
-    .name = "any", .meta = QAPI_META_ANY, .size = sizeof(struct json_object *)};
-const QapiType qapi_type_null = {.name = "null", .meta = QAPI_META_NULL, .size = sizeof(bool)};
+TYPE(str, "str", STR, char *);
+TYPE(number, "number", NUMBER, double);
+TYPE(int, "int64_t", INT, int64_t, .is_signed = true);
+TYPE(int8, "int8_t", INT, int8_t, .is_signed = true);
+TYPE(int16, "int16_t", INT, int16_t, .is_signed = true);
+TYPE(int32, "int32_t", INT, int32_t, .is_signed = true);
+TYPE(int64, "int64_t", INT, int64_t, .is_signed = true);
+TYPE(uint8, "uint8_t", INT, uint8_t);
+TYPE(uint16, "uint16_t", INT, uint16_t);
+TYPE(uint32, "uint32_t", INT, uint32_t);
+TYPE(uint64, "uint64_t", INT, uint64_t);
+TYPE(size, "uint64_t", INT, uint64_t, .is_size = true);
+TYPE(bool, "bool", BOOL, bool);
+TYPE(any, "any", ANY, struct json_object *);
+TYPE(null, "null", NULL, bool);

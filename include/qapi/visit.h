@@ -132,6 +132,32 @@ int qapi_enum_parse(const QapiType *type, const char *name);
     }                                                                                              \
     G_DEFINE_AUTOPTR_CLEANUP_FUNC(T, qapi_free_##T)
 
+/* Arrays of the predefined types. */
+#define QAPI_DECLARE_BUILTIN_LIST(N, C_TYPE)                                                       \
+    typedef struct N##List N##List;                                                                \
+    struct N##List {                                                                               \
+        N##List *next;                                                                             \
+        C_TYPE value;                                                                              \
+    };                                                                                             \
+    extern const QapiType qapi_type_##N##List;                                                     \
+    QAPI_DECLARE_TYPE_FUNCTIONS(N##List)
+
+QAPI_DECLARE_BUILTIN_LIST(str, char *)
+QAPI_DECLARE_BUILTIN_LIST(number, double)
+QAPI_DECLARE_BUILTIN_LIST(int, int64_t)
+QAPI_DECLARE_BUILTIN_LIST(int8, int8_t)
+QAPI_DECLARE_BUILTIN_LIST(int16, int16_t)
+QAPI_DECLARE_BUILTIN_LIST(int32, int32_t)
+QAPI_DECLARE_BUILTIN_LIST(int64, int64_t)
+QAPI_DECLARE_BUILTIN_LIST(uint8, uint8_t)
+QAPI_DECLARE_BUILTIN_LIST(uint16, uint16_t)
+QAPI_DECLARE_BUILTIN_LIST(uint32, uint32_t)
+QAPI_DECLARE_BUILTIN_LIST(uint64, uint64_t)
+QAPI_DECLARE_BUILTIN_LIST(size, uint64_t)
+QAPI_DECLARE_BUILTIN_LIST(bool, bool)
+QAPI_DECLARE_BUILTIN_LIST(any, struct json_object *)
+QAPI_DECLARE_BUILTIN_LIST(null, bool)
+
 typedef struct json_object JsonObject;
 static inline void qapi_json_put(JsonObject *o)
 {

@@ -1,67 +1,87 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Helpers that all C outputs share."""
-from .schema import Alternate, Array, Builtin, Enum, Object, c_name
+"""What all C outputs share: conditions, declarations, the order of types, the frame of files."""
+import re
 
-
-def guard(ifcond, text):
-    """text inside the preprocessor condition that ifcond stands for."""
-    if not ifcond:
-        return text
-    return '#if %s\n%s#endif /* %s */\n' % (condition(ifcond), text, condition(ifcond))
+from .names import c_enum, c_name
+from .schema import Alternate, Array, Builtin, Enum, Object
 
 
 def condition(c):
+    """The preprocessor expression of an `if`."""
     if isinstance(c, str):
         return 'defined(%s)' % c
     key, val = next(iter(c.items()))
     if key == 'not':
         return '!%s' % condition(val)
-    joiner = ' && ' if key == 'all' else ' || '
-    return '(%s)' % joiner.join(condition(v) for v in val)
+    return '(%s)' % {'all': ' && ', 'any': ' || '}[key].join(condition(v) for v in val)
+
+
+def guard(ifcond, text):
+    """text, within that condition."""
+    if not ifcond or not text:
+        return text
+    return '#if %s\n%s#endif /* %s */\n' % (condition(ifcond), text, condition(ifcond))
 
 
 def is_pointer(t):
-    return isinstance(t, (Object, Alternate, Array)) or (isinstance(t, Builtin) and t.name in ('str', 'any'))
+    """Members and elements of this type are pointers; NULL: absent."""
+    return not isinstance(t, Enum) and not (isinstance(t, Builtin) and not t.c_type.endswith('*'))
 
 
 def c_type(t):
-    """How a member or list element of type t is declared, ending in a blank or a star."""
+    """How a member or element is declared, up to its name."""
     if isinstance(t, Builtin):
         return t.c_type if t.c_type.endswith('*') else t.c_type + ' '
-    return t.name + (' ' if isinstance(t, Enum) else ' *')
+    return t.c_type_name() + (' *' if is_pointer(t) else ' ')
+
+
+def table_of(t):
+    return '&qapi_type_%s' % t.c_type_name()
 
 
 def used_types(schema):
-    """All enums, objects, alternates and arrays, in an order in which embedded ones come first."""
-    out, seen = [], set()
+    """All types that need C code, those that are embedded in others before these."""
+    out = []
 
-    def visit(t, embedded):
-        if isinstance(t, Builtin) or t is None:
-            return
-        if isinstance(t, Array):
-            visit(t.element, False)
-        if t in seen:
+    def visit(t):
+        if t in out:
             return
         if isinstance(t, Object):
-            # what is embedded must be complete before
-            if t.base:
-                visit(t.base, True)
-            for _, b, _ in t.branches:
-                visit(b, True)
-        seen.add(t)
+            for b in t.branches:
+                visit(b.type)
         out.append(t)
 
     for e in schema.entities:
         if isinstance(e, (Enum, Object, Alternate)):
-            visit(e, False)
-    for a in schema.arrays.values():
-        visit(a, False)
-    return out
+            visit(e)
+    refs = [m.type for t in out if isinstance(t, Object) for m in t.local]
+    if schema.names['QType'] in refs or 'QType' in schema.arrays:
+        out.insert(0, schema.names['QType'])
+    # the runtime has arrays of built-in types
+    return out + [a for a in schema.arrays.values() if not isinstance(a.element, Builtin)]
 
 
-def file_head(what, extra=''):
-    return ('/* SPDX-License-Identifier: BSD-3-Clause */\n'
-            '/* %s: made by scripts/qapi from the schema; changes belong there. */\n%s' % (what, extra))
+class File:
+    """A file to be written; `prefix` as on the generator's command line."""
+
+    def __init__(self, prefix, name, about):
+        self.name = prefix + name
+        self.text = ('/* SPDX-License-Identifier: BSD-3-Clause */\n'
+                     '/* %s.  Made by scripts/qapi from a schema: changes belong there. */\n' % about)
+        self.is_header = name.endswith('.h')
+        if self.is_header:
+            self.macro = re.sub(r'[^A-Z0-9]', '_', self.name.upper())
+            self.text += '#ifndef %s\n#define %s\n\n' % (self.macro, self.macro)
+
+    def add(self, *texts):
+        for text in texts:
+            self.text += text
+
+    def done(self):
+        if self.is_header:
+            self.text += '\n#endif\n'
+        return self.text
 
 
-__all__ = ['guard', 'condition', 'is_pointer', 'c_type', 'used_types', 'file_head', 'c_name']
+__all__ = ['condition', 'guard', 'is_pointer', 'c_type', 'c_name', 'c_enum', 'table_of',
+           'used_types', 'File', 'Array']

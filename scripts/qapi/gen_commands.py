@@ -1,64 +1,78 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Prototypes of command handlers, their marshallers and the table of commands."""
-from .ccode import c_name, file_head, guard
-from .schema import Command
+"""Prototypes of command handlers, and the table of commands.
+
+The table refers to every handler: only what has all of them links it.
+"""
+from .ccode import File, c_name, guard, table_of
+
+FLAGS = {'allow-oob': 'OOB', 'allow-preconfig': 'PRECONFIG', 'success-response': 'NO_RESPONSE',
+         'coroutine': 'COROUTINE'}
 
 
-def handler_args(cmd, schema):
+def has_arg(cmd, schema):
+    return cmd.arg is not schema.empty
+
+
+def prototype(cmd, schema):
     args = []
-    if cmd.arg is not schema.empty:
-        args.append('const %s *arg' % cmd.arg.name)
+    if has_arg(cmd, schema):
+        args.append('const %s *arg' % cmd.arg.c_type_name())
     if cmd.ret is not None:
-        args.append('%s **ret_out' % cmd.ret.name)
+        args.append('%s **ret_out' % cmd.ret.c_type_name())
     args.append('Error **errp')
-    return ', '.join(args)
+    return guard(cmd.ifcond, 'bool coroutine_fn qmp_%s(%s);\n' % (c_name(cmd.name), ', '.join(args)))
 
 
-def marshal(cmd, schema):
-    call = []
-    unused = ''
-    if cmd.arg is not schema.empty:
+def marshaller(cmd, schema):
+    name, text, call = c_name(cmd.name), '', []
+    if has_arg(cmd, schema):
         call.append('arg')
     else:
-        unused += '    (void)arg;\n'
+        text += '    (void)arg;\n'
     if cmd.ret is not None:
-        call.append('(%s **)ret_out' % cmd.ret.name)
+        text += '    %s *ret = NULL;\n\n' % cmd.ret.c_type_name()
+        call.append('&ret')
     else:
-        unused += '    (void)ret_out;\n'
-    call.append('errp')
-    return guard(cmd.ifcond, 'static bool coroutine_fn marshal_%s(const void *arg, void **ret_out, Error **errp)\n{\n%s'
-                 '    return qmp_%s(%s);\n}\n' % (c_name(cmd.name), unused, c_name(cmd.name), ', '.join(call)))
+        text += '    (void)ret_out;\n'
+    call = 'qmp_%s(%s)' % (name, ', '.join(call + ['errp']))
+    if cmd.ret is not None:
+        text += '    if (!%s) {\n        return false;\n    }\n' % call
+        text += '    *ret_out = ret;\n    return true;\n'
+    else:
+        text += '    return %s;\n' % call
+    return guard(cmd.ifcond, 'static bool coroutine_fn marshal_%s(const void *arg, void **ret_out, '
+                 'Error **errp)\n{\n%s}\n' % (name, text))
 
 
 def row(cmd, schema):
-    flags = []
-    if cmd.flags.get('allow-oob'):
-        flags.append('QAPI_COMMAND_OOB')
-    if cmd.flags.get('allow-preconfig'):
-        flags.append('QAPI_COMMAND_PRECONFIG')
-    if cmd.flags.get('success-response') is False:
-        flags.append('QAPI_COMMAND_NO_RESPONSE')
-    for f in cmd.features:
-        if f.name in ('deprecated', 'unstable'):
-            flags.append('QAPI_COMMAND_' + f.name.upper())
-    generated = cmd.flags.get('gen') is not False
+    flags = ['QAPI_COMMAND_' + flag for key, flag in FLAGS.items() if key in cmd.flags]
+    flags += ['QAPI_COMMAND_' + f.name.upper() for f in cmd.features
+              if f.name in ('deprecated', 'unstable')]
+    generated = 'gen' not in cmd.flags
     return guard(cmd.ifcond, '    {"%s", %s, %s, %s, %s},\n' % (
         cmd.name,
-        '&qapi_type_%s' % cmd.arg.name if generated and cmd.arg is not schema.empty else 'NULL',
-        '&qapi_type_%s' % cmd.ret.name if generated and cmd.ret is not None else 'NULL',
+        table_of(cmd.arg) if has_arg(cmd, schema) else 'NULL',
+        table_of(cmd.ret) if generated and cmd.ret is not None else 'NULL',
         'marshal_%s' % c_name(cmd.name) if generated else 'NULL',
         ' | '.join(flags) or '0'))
 
 
-def generate(schema):
-    cmds = [e for e in schema.entities if isinstance(e, Command)]
-    gen = [c for c in cmds if c.flags.get('gen') is not False]
-    head = file_head('Command handlers', '#ifndef QAPI_COMMANDS_H\n#define QAPI_COMMANDS_H\n\n'
-                     '#include "qapi-types.h"\n#include "qapi/dispatch.h"\n\n')
-    head += ''.join(guard(c.ifcond, 'bool coroutine_fn qmp_%s(%s);\n' % (c_name(c.name), handler_args(c, schema))) for c in gen)
-    head += '\nextern const QapiCommand qapi_commands[];\nextern const unsigned qapi_commands_count;\n\n#endif\n'
-    body = file_head('Marshallers and the table of commands', '#include "qapi-commands.h"\n\n')
-    body += '\n'.join(marshal(c, schema) for c in gen)
-    body += '\nconst QapiCommand qapi_commands[] = {\n' + ''.join(row(c, schema) for c in cmds) + '};\n'
-    body += 'const unsigned qapi_commands_count = G_N_ELEMENTS(qapi_commands);\n'
-    return {'qapi-commands.h': head, 'qapi-commands.c': body}
+def generate(schema, prefix):
+    cmds = schema.commands()
+    gen = [c for c in cmds if 'gen' not in c.flags]
+    symbol = c_name(prefix) + 'qapi_commands'
+    head = File(prefix, 'qapi-commands.h', 'Command handlers')
+    head.add('#include "%sqapi-types.h"\n#include "qapi/dispatch.h"\n\n' % prefix,
+             '/* Control thread, in a coroutine.  *ret_out is set on success and then belongs to the caller,\n'
+             ' * *errp on failure; arg stays the caller\'s. */\n')
+    for c in gen:
+        head.add(prototype(c, schema))
+    head.add('\n/* In the order of the schema. */\n'
+             'extern const QapiCommand %s[];\nextern const unsigned %s_count;\n' % (symbol, symbol))
+    body = File(prefix, 'qapi-commands.c', 'The table of commands')
+    body.add('#include "%s"\n' % head.name)
+    for c in gen:
+        body.add('\n', marshaller(c, schema))
+    body.add('\nconst QapiCommand %s[] = {\n' % symbol, *[row(c, schema) for c in cmds])
+    body.add('};\nconst unsigned %s_count = G_N_ELEMENTS(%s);\n' % (symbol, symbol))
+    return [head, body]

@@ -1,43 +1,66 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Functions that send events."""
-from .ccode import c_name, c_type, file_head, guard, is_pointer
-from .schema import Event, c_enum
+"""Functions that send events: build the data, hand it to the runtime."""
+from .ccode import File, c_enum, c_name, c_type, guard, is_pointer, table_of
 
 
-def params(ev):
+def has_flag(m):
+    return m.optional and not is_pointer(m.type)
+
+
+def parameters(ev, schema):
+    if ev.arg is schema.empty:
+        return 'void'
+    if 'boxed' in ev.flags:
+        return 'const %s *arg' % ev.arg.c_type_name()
     out = []
     for m in ev.arg.members():
-        if m.optional and not is_pointer(m.type):
+        if has_flag(m):
             out.append('bool has_%s' % c_name(m.name))
-        ct = c_type(m.type)
-        out.append(('const ' if ct == 'char *' else '') + ct + c_name(m.name))
-    return ', '.join(out) or 'void'
+        declaration = c_type(m.type)
+        if declaration == 'char *':
+            declaration = 'const char *'
+        out.append(declaration + c_name(m.name))
+    return ', '.join(out)
 
 
-def body(ev, schema):
-    name = c_name(ev.name.lower())
-    text = 'void qapi_event_send_%s(%s)\n{\n' % (name, params(ev))
+def prototype(ev, schema, prefix):
+    return 'void %sqapi_event_send_%s(%s)' % (c_name(prefix), c_name(ev.name.lower()), parameters(ev, schema))
+
+
+def function(ev, schema, prefix, enum):
+    emit = '    qapi_event_emit(%s, "%s", %%s);\n' % (c_enum(enum, ev.name), ev.name)
+    text = prototype(ev, schema, prefix) + '\n{\n'
     if ev.arg is schema.empty:
-        text += '    qapi_event_emit(%s, "%s", NULL);\n}\n' % (c_enum('QapiEvent', ev.name), ev.name)
-        return guard(ev.ifcond, text)
-    text += '    %s data = {\n' % ev.arg.name
-    for m in ev.arg.members():
-        n = c_name(m.name)
-        if m.optional and not is_pointer(m.type):
-            text += '        .has_%s = has_%s,\n' % (n, n)
-        cast = '(char *)' if c_type(m.type) == 'char *' else ''
-        text += '        .%s = %s%s,\n' % (n, cast, n)
-    text += '    };\n\n    qapi_event_emit(%s, "%s", qapi_serialise(&qapi_type_%s, &data));\n}\n' % (
-        c_enum('QapiEvent', ev.name), ev.name, ev.arg.name)
-    return guard(ev.ifcond, text)
+        text += emit % 'NULL'
+    elif 'boxed' in ev.flags:
+        text += emit % ('qapi_serialise(%s, arg)' % table_of(ev.arg))
+    else:
+        text += '    %s data = {\n' % ev.arg.c_type_name()
+        for m in ev.arg.members():
+            n = c_name(m.name)
+            if has_flag(m):
+                text += '        .has_%s = has_%s,\n' % (n, n)
+            # the table reads only
+            cast = '(char *)' if c_type(m.type) == 'char *' else ''
+            text += '        .%s = %s%s,\n' % (n, cast, n)
+        text += '    };\n\n' + emit % ('qapi_serialise(%s, &data)' % table_of(ev.arg))
+    return guard(ev.ifcond, text + '}\n')
 
 
-def generate(schema):
-    events = [e for e in schema.entities if isinstance(e, Event)]
-    head = file_head('Events', '#ifndef QAPI_EVENTS_H\n#define QAPI_EVENTS_H\n\n#include "qapi-types.h"\n#include "qapi/event.h"\n\n')
-    head += 'typedef enum QapiEvent {\n' + ''.join(guard(e.ifcond, '    %s,\n' % c_enum('QapiEvent', e.name)) for e in events)
-    head += '} QapiEvent;\n\n'
-    head += ''.join(guard(e.ifcond, 'void qapi_event_send_%s(%s);\n' % (c_name(e.name.lower()), params(e))) for e in events)
-    head += '\n#endif\n'
-    text = file_head('Sending events', '#include "qapi-events.h"\n\n') + '\n'.join(body(e, schema) for e in events)
-    return {'qapi-events.h': head, 'qapi-events.c': text}
+def generate(schema, prefix):
+    events = schema.events()
+    enum = c_name(prefix) + 'QapiEvent' if prefix else 'QapiEvent'
+    head = File(prefix, 'qapi-events.h', 'Events')
+    head.add('#include "%sqapi-types.h"\n#include "qapi/event.h"\n\n' % prefix)
+    head.add('typedef enum %s {\n' % enum)
+    for e in events:
+        head.add(guard(e.ifcond, '    %s,\n' % c_enum(enum, e.name)))
+    head.add('    %s,\n} %s;\n\n' % (c_enum(enum, '_max'), enum))
+    head.add('/* Control thread.  Arguments stay the caller\'s. */\n')
+    for e in events:
+        head.add(guard(e.ifcond, prototype(e, schema, prefix) + ';\n'))
+    body = File(prefix, 'qapi-events.c', 'Sending events')
+    body.add('#include "%s"\n' % head.name)
+    for e in events:
+        body.add('\n', function(e, schema, prefix, enum))
+    return [head, body]

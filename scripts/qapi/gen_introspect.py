@@ -1,127 +1,154 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The reply of query-qmp-schema: names of types are masked by numbers, in order of first mention.
+"""The reply of query-qmp-schema.
 
-Conditions: an entry, member or value that is compiled in only under a condition becomes a separate piece of the literal.
-The literal is an array of pieces, each a JSON object as text.
+Commands and events come first, in schema order, then the types they mention, each when it is
+first mentioned (a list that grows while it is walked).  Names of types that a schema defines are
+replaced by numbers, in the same order: clients shall not depend on them.  All integer types look
+the same.  What has a condition is within the same condition in C.
 """
 import json
 
-from .ccode import file_head, guard
-from .schema import Alternate, Array, Builtin, Command, Enum, Event, Object
+from .ccode import File, c_name, guard
+from .schema import Alternate, Array, Builtin, Enum, Object
+
+
+class Entry:
+    """A JSON object with members in order; a value may be a list of (condition, value)."""
+
+    def __init__(self, ifcond, **members):
+        self.ifcond, self.members = ifcond, members
+
+    def pieces(self):
+        """[(condition, JSON text)]: joined where the conditions hold, they are the object."""
+        out, before = [], '{'
+        for key, value in self.members.items():
+            if value is None:
+                continue
+            text = '%s"%s": ' % (before, key.replace('_', '-'))
+            before = ', '
+            if not isinstance(value, list):
+                out.append((None, text + json.dumps(value)))
+                continue
+            out.append((None, text + '['))
+            out += list_pieces(value)
+            out.append((None, ']'))
+        return out + [(None, '}')]
+
+
+def list_pieces(items):
+    """A comma goes before every element that another one may precede: unless one surely does,
+    under the condition that one of those does."""
+    out, earlier = [], []
+    for cond, value in items:
+        if earlier:
+            some = None if None in earlier else {'any': earlier[:]}
+            comma = ', ' if some is None else None
+        else:
+            some, comma = None, ''
+        text = json.dumps(value)
+        if comma is not None:
+            out.append((cond, comma + text))
+        else:
+            out.append(({'all': [some, cond]} if cond else some, ', '))
+            out.append((cond, text))
+        earlier.append(cond)
+    return out
 
 
 class Introspection:
-    def __init__(self, schema, unmask=False):
+    def __init__(self, schema, unmask):
         self.schema, self.unmask = schema, unmask
-        self.names, self.work, self.entries = {}, [], []
+        self.names, self.work, self.count = {}, [], 0
+        self.entries = [self.top(e) for e in schema.entities if e.meta in ('command', 'event')]
+        while self.work:
+            self.entries.append(self.entry(self.work.pop(0)))
 
-    def name_of(self, t):
-        if isinstance(t, Builtin):
-            if t.json == 'int':
-                t = self.schema.types['int']
+    def use(self, t):
+        """The name by which a type is mentioned."""
+        if isinstance(t, Builtin) and t.json == 'int':
+            t = self.schema.names['int']
+        if t in self.names:
+            return self.names[t]
+        self.work.append(t)
         if isinstance(t, Array):
-            name = '[' + self.name_of(t.element) + ']'
-            if name not in self.names:
-                self.names[name] = name
-                self.work.append(t)
-            return name
-        if isinstance(t, Builtin):
-            if t.name not in self.names:
-                self.names[t.name] = t.name
-                self.work.append(t)
-            return t.name
-        if t not in self.names:
-            self.names[t] = t.name if self.unmask else str(len([n for n in self.names if not isinstance(n, str)]))
-            self.work.append(t)
-        return self.names[t]
+            self.names[t] = None  # before what its element mentions
+            name = '[' + self.use(t.element) + ']'
+        elif isinstance(t, Builtin):
+            name = t.name
+        elif self.unmask:
+            name = getattr(t, 'schema_name', t.name)
+        else:
+            name = str(self.count)
+            self.count += 1
+        self.names[t] = name
+        return name
 
     @staticmethod
-    def features(ent, obj):
-        if ent.features:
-            obj['features'] = [f.name for f in ent.features]
-        return obj
+    def features(named):
+        return [(f.ifcond, f.name) for f in named.features] or None
 
-    def member(self, m):
-        obj = {'name': m.name, 'type': self.name_of(m.type)}
-        if m.optional:
-            obj['default'] = None
-        return self.features(m, obj)
+    def top(self, e):
+        members = {'name': e.name, 'meta_type': e.meta, 'arg_type': self.use(e.arg)}
+        if e.meta == 'command':
+            members['ret_type'] = self.use(e.ret or self.schema.empty)
+            members['allow_oob'] = True if 'allow-oob' in e.flags else None
+        return Entry(e.ifcond, **members, features=self.features(e))
 
     def entry(self, t):
+        name = self.use(t)
         if isinstance(t, Builtin):
-            return {'name': self.name_of(t), 'meta-type': 'builtin', 'json-type': t.json}
+            return Entry(None, name=name, meta_type='builtin', json_type=t.json)
         if isinstance(t, Array):
-            return {'name': self.name_of(t), 'meta-type': 'array', 'element-type': self.name_of(t.element)}
-        obj = {'name': self.name_of(t)}
+            return Entry(t.ifcond, name=name, meta_type='array', element_type=self.use(t.element))
         if isinstance(t, Enum):
-            obj['meta-type'] = 'enum'
-            obj['members'] = [(v.ifcond, self.features(v, {'name': v.name})) for v in t.values]
-            obj['values'] = [(v.ifcond, v.name) for v in t.values]
+            members = {'meta_type': 'enum',
+                       'members': [(v.ifcond, self.named(v, name=v.name)) for v in t.values],
+                       'values': [(v.ifcond, v.name) for v in t.values]}
         elif isinstance(t, Alternate):
-            obj['meta-type'] = 'alternate'
-            obj['members'] = [(b.ifcond, {'type': self.name_of(b.type)}) for b in t.branches]
-        elif isinstance(t, Object):
-            obj['meta-type'] = 'object'
-            obj['members'] = [(m.ifcond, self.member(m)) for m in t.members()]
-            if t.tag:
-                obj['tag'] = t.tag
-                have = {v: (b, i) for v, b, i in t.branches}
-                obj['variants'] = []
-                for v in t.tag_member().type.values:
-                    b, ifcond = have.get(v.name, (self.schema.empty, None))
-                    obj['variants'].append((ifcond or v.ifcond, {'case': v.name, 'type': self.name_of(b)}))
-        return self.features(t, obj)
-
-    def run(self):
-        for e in self.schema.entities:
-            if isinstance(e, (Command, Event)):
-                self.entries.append((e.ifcond, self.command_entry(e)))
-        while self.work:
-            t = self.work.pop(0)
-            self.entries.append((t.ifcond, self.entry(t)))
-        return self.entries
-
-    def command_entry(self, e):
-        if isinstance(e, Command):
-            obj = {'name': e.name, 'meta-type': 'command', 'arg-type': self.name_of(e.arg),
-                   'ret-type': self.name_of(e.ret if e.ret is not None else self.schema.empty)}
-            if e.flags.get('allow-oob'):
-                obj['allow-oob'] = True
+            members = {'meta_type': 'alternate',
+                       'members': [(b.ifcond, {'type': self.use(b.type)}) for b in t.branches]}
         else:
-            obj = {'name': e.name, 'meta-type': 'event', 'arg-type': self.name_of(e.arg)}
-        return self.features(e, obj)
+            members = self.object(t)
+        return Entry(t.ifcond, name=name, **members, features=self.features(t))
+
+    def object(self, t):
+        members = {'meta_type': 'object', 'members': []}
+        for m in t.members():
+            value = {'name': m.name, 'type': self.use(m.type)}
+            if m.optional:
+                value['default'] = None
+            members['members'].append((m.ifcond, self.named(m, **value)))
+        if t.tag:
+            have = {b.name: b for b in t.branches}
+            members['tag'] = t.tag
+            members['variants'] = []
+            for v in t.tag_member().type.values:
+                b = have.get(v.name)
+                members['variants'].append((b.ifcond if b else v.ifcond, {
+                    'case': v.name, 'type': self.use(b.type if b else self.schema.empty)}))
+        return members
+
+    @staticmethod
+    def named(n, **value):
+        """Features below the level of an entry: those with a condition of their own are rare
+        enough to take the condition of the whole."""
+        if n.features:
+            value['features'] = [f.name for f in n.features]
+        return value
 
 
-def c_string(text):
-    return '"' + text.replace('\\', '\\\\').replace('"', '\\"') + '"'
-
-
-def entry_text(obj):
-    """C string pieces of one entry; list elements may carry conditions."""
-    out, first = [], True
-    for key, val in obj.items():
-        head = ('{' if first else ', ') + json.dumps(key) + ': '
-        first = False
-        if isinstance(val, list) and val and isinstance(val[0], tuple):
-            out.append('    %s\n' % c_string(head + '['))
-            for i, (cond, item) in enumerate(val):
-                # a conditional element is never the first one
-                text = ('' if i == 0 else ', ') + json.dumps(item)
-                out.append(guard(cond, '    %s\n' % c_string(text)))
-            out.append('    "]"\n')
-        else:
-            out.append('    %s\n' % c_string(head + json.dumps(val)))
-    return ''.join(out) + '    "}"\n'
-
-
-def generate(schema, unmask=False):
-    entries = Introspection(schema, unmask).run()
-    head = file_head('Introspection', '#ifndef QAPI_INTROSPECT_H\n#define QAPI_INTROSPECT_H\n\n'
-                     '/* The reply of query-qmp-schema, one JSON object a string; NULL ends it. */\n'
-                     'extern const char *const qapi_introspection[];\n\n#endif\n')
-    body = file_head('The reply of query-qmp-schema', '#include "qapi-introspect.h"\n#include <stddef.h>\n\n'
-                     'const char *const qapi_introspection[] = {\n')
-    for cond, obj in entries:
-        text = entry_text(obj)
-        body += guard(cond, text.rstrip('\n') + ',\n')
-    return {'qapi-introspect.h': head, 'qapi-introspect.c': body + '    NULL,\n};\n'}
+def generate(schema, prefix, unmask=False):
+    symbol = c_name(prefix) + 'qapi_introspection'
+    head = File(prefix, 'qapi-introspect.h', 'Introspection')
+    head.add('/* The reply of query-qmp-schema: a JSON object a string, NULL ends it. */\n'
+             'extern const char *const %s[];\n' % symbol)
+    body = File(prefix, 'qapi-introspect.c', 'The reply of query-qmp-schema')
+    body.add('#include "%s"\n#include <stddef.h>\n\nconst char *const %s[] = {\n' %
+             (head.name, symbol))
+    for entry in Introspection(schema, unmask).entries:
+        text = ''
+        for cond, piece in entry.pieces():
+            text += guard(cond, '    "%s"\n' % piece.replace('\\', '\\\\').replace('"', '\\"'))
+        body.add(guard(entry.ifcond, text[:-1] + ',\n'))  # the last piece has no condition
+    body.add('    NULL,\n};\n')
+    return [head, body]

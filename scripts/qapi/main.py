@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""qapi SCHEMA -o DIR: writes qapi-types, qapi-commands, qapi-events and qapi-introspect for a schema."""
+"""Writes the C code of a QAPI schema: types, commands, events, introspection."""
 import argparse
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# pylint: disable=wrong-import-position
 from qapi import gen_commands, gen_events, gen_introspect, gen_types  # noqa: E402
 from qapi.parser import Parser  # noqa: E402
 from qapi.schema import Schema  # noqa: E402
@@ -13,29 +14,39 @@ from qapi.source import QAPIError  # noqa: E402
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument('schema')
-    p.add_argument('-o', '--output-dir', default='.')
-    p.add_argument('-u', '--unmask', action='store_true', help='keep the names of types in introspection')
-    p.add_argument('--depfile', help='write a make rule that names the files read')
+    p = argparse.ArgumentParser(prog='qapi', description=__doc__)
+    p.add_argument('schema', help='main schema file')
+    p.add_argument('-o', '--output-dir', default='.', metavar='DIR')
+    p.add_argument('-p', '--prefix', default='',
+                   help='put before names of files and of global symbols but types')
+    p.add_argument('-u', '--unmask', action='store_true',
+                   help='keep the names of types in introspection')
+    p.add_argument('--depfile', help='write a make rule that names all files read')
     args = p.parse_args()
+    if args.prefix and not args.prefix.replace('-', '_').isidentifier():
+        p.error("prefix '%s' is no beginning of an identifier" % args.prefix)
     try:
-        parser = Parser(args.schema)
-        schema = Schema(parser)
+        schema = Schema(Parser(args.schema))
     except QAPIError as e:
         print(e, file=sys.stderr)
         return 1
-    files = {}
-    for gen in (gen_types, gen_commands, gen_events):
-        files.update(gen.generate(schema))
-    files.update(gen_introspect.generate(schema, args.unmask))
-    for name, text in files.items():
-        with open(os.path.join(args.output_dir, name), 'w', encoding='utf-8') as f:
-            f.write(text)
-    if args.depfile:
-        with open(args.depfile, 'w', encoding='utf-8') as f:
-            f.write('qapi-types.h: %s\n' % ' '.join(parser.files))
+    files = gen_types.generate(schema, args.prefix)
+    files += gen_commands.generate(schema, args.prefix)
+    files += gen_events.generate(schema, args.prefix)
+    files += gen_introspect.generate(schema, args.prefix, args.unmask)
+    try:
+        os.makedirs(args.output_dir, exist_ok=True)
+        for f in files:
+            with open(os.path.join(args.output_dir, f.name), 'w', encoding='utf-8') as out:
+                out.write(f.done())
+        if args.depfile:
+            with open(args.depfile, 'w', encoding='utf-8') as out:
+                out.write('%sqapi-types.h: %s\n' % (args.prefix, ' '.join(schema.files)))
+    except OSError as e:
+        print('qapi: %s: %s' % (e.filename, e.strerror), file=sys.stderr)
+        return 1
     return 0
 
 
-sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,86 +1,69 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the definitions of a schema mean: checked types, commands and events."""
+"""What the definitions of a schema mean: types, commands and events that refer to each other.
+
+Passes: names are declared; contents are resolved; relations (bases, unions, alternates, clashes)
+are checked; documentation is compared with what it documents.
+"""
 import re
 
+from .expr import check_definition
+from .names import c_name, camel
 from .source import QAPIError
 
-METAS = ('enum', 'struct', 'union', 'alternate', 'command', 'event')
-KEYS = {
-    'enum': ({'enum', 'data'}, {'prefix', 'if', 'features'}),
-    'struct': ({'struct', 'data'}, {'base', 'if', 'features'}),
-    'union': ({'union', 'base', 'discriminator', 'data'}, {'if', 'features'}),
-    'alternate': ({'alternate', 'data'}, {'if', 'features'}),
-    'command': ({'command'}, {'data', 'returns', 'boxed', 'gen', 'success-response', 'allow-oob', 'allow-preconfig', 'coroutine',
-                              'if', 'features'}),
-    'event': ({'event'}, {'data', 'boxed', 'if', 'features'}),
-}
-FLAGS = {'boxed': True, 'gen': False, 'success-response': False, 'allow-oob': True, 'allow-preconfig': True, 'coroutine': True}
+FEATURES_MAX = 64
+SPECIAL_FEATURES = ('deprecated', 'unstable')
 
 
-# keywords of C and macros that compilers predefine
-C_RESERVED = frozenset('''auto break case char const continue default do double else enum extern float for goto if inline int long
-    register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while asm typeof
-    linux unix i386 and or not xor'''.split())
-
-
-def c_name(name):
-    name = re.sub(r'[^A-Za-z0-9_]', '_', name)
-    if name in C_RESERVED:
-        return 'q_' + name
-    return 'q_' + name if name[:1].isdigit() else name
-
-
-def c_enum(prefix, value):
-    def upper(s):
-        s = re.sub(r'([a-z0-9])([A-Z])', r'\1_\2', s)
-        s = re.sub(r'([A-Z]+)([A-Z][a-z])', r'\1_\2', s)
-        return re.sub(r'[^A-Za-z0-9]', '_', s).upper()
-    return upper(prefix) + '_' + re.sub(r'[^A-Za-z0-9]', '_', value).upper()
-
-
-def camel(name):
-    return ''.join(p[:1].upper() + p[1:] for p in re.split(r'[-_]', name))
-
-
-class Type:
-    """Base of all types; kind: builtin, enum, object, alternate, array."""
+class Entity:
+    """What has a name at the top level.  meta: as written in the schema, or 'built-in', 'array'."""
+    meta = None
 
     def __init__(self, name, info=None, ifcond=None, features=(), doc=None, module=None):
-        self.name, self.info, self.ifcond, self.features, self.doc, self.module = name, info, ifcond, features, doc, module
+        self.name, self.info, self.ifcond, self.features = name, info, ifcond, list(features)
+        self.doc, self.module = doc, module
+
+    def describe(self):
+        return "%s '%s'" % (self.meta, self.name)
+
+
+class Type(Entity):
+    def describe(self):
+        return "%s type '%s'" % (self.meta, self.name)
+
+    def c_type_name(self):
+        return c_name(self.name)
 
 
 class Builtin(Type):
-    kind = 'builtin'
+    """json: the kind of JSON values; c_type: the declaration."""
+    meta = 'built-in'
 
     def __init__(self, name, json, c_type):
         super().__init__(name)
         self.json, self.c_type = json, c_type
 
+    def c_type_name(self):
+        return self.name  # the runtime's
+
 
 class Enum(Type):
-    kind = 'enum'
+    meta = 'enum'
     prefix = None
     values = ()  # of Value
 
 
-class Value:
-    def __init__(self, name, ifcond=None, features=()):
-        self.name, self.ifcond, self.features = name, ifcond, features
-
-
-class Member:
-    def __init__(self, name, type_, optional=False, ifcond=None, features=()):
-        self.name, self.type, self.optional, self.ifcond, self.features = name, type_, optional, ifcond, features
-
-
 class Object(Type):
-    """Struct or union.  local: own members; base: another Object; tag: member name; branches: [(value, Object or None, if)]."""
-    kind = 'object'
-    base = None
+    """A struct or union.  local: members of its own; base: an Object; tag: the name of the
+    discriminator; branches: of Branch."""
+    base = tag = None
     local = ()
-    tag = None
     branches = ()
     implicit = False
+
+    def __init__(self, name, info=None, ifcond=None, features=(), doc=None, module=None,
+                 meta='struct'):
+        super().__init__(name, info, ifcond, features, doc, module)
+        self.meta = meta
 
     def members(self):
         return (self.base.members() if self.base else []) + list(self.local)
@@ -90,343 +73,384 @@ class Object(Type):
 
 
 class Alternate(Type):
-    kind = 'alternate'
-    branches = ()  # of Member
+    meta = 'alternate'
+    branches = ()  # of Branch
 
 
 class Array(Type):
-    kind = 'array'
+    meta = 'array'
 
     def __init__(self, element):
-        super().__init__(element.name + 'List')
+        super().__init__(element.name + 'List', module=element.module, ifcond=element.ifcond)
         self.element = element
-        self.module, self.ifcond = element.module, element.ifcond
 
 
-class Command(Type):
+class Command(Entity):
+    """arg: an Object (the empty one: no arguments); ret: a type or None; flags: those written."""
+    meta = 'command'
     arg = ret = None
     flags = {}
 
 
-class Event(Type):
+class Event(Entity):
+    meta = 'event'
     arg = None
+    flags = {}
 
 
-BUILTINS = [('str', 'string', 'char *'), ('number', 'number', 'double'), ('int', 'int', 'int64_t'), ('int8', 'int', 'int8_t'),
-            ('int16', 'int', 'int16_t'), ('int32', 'int', 'int32_t'), ('int64', 'int', 'int64_t'), ('uint8', 'int', 'uint8_t'),
-            ('uint16', 'int', 'uint16_t'), ('uint32', 'int', 'uint32_t'), ('uint64', 'int', 'uint64_t'), ('size', 'int', 'uint64_t'),
-            ('bool', 'boolean', 'bool'), ('any', 'value', 'struct json_object *'), ('null', 'null', 'bool')]
+class Named:
+    """A feature, value, member or branch."""
+    role = None
+
+    def __init__(self, name, info, owner, ifcond=None, features=()):
+        self.name, self.info, self.owner, self.ifcond = name, info, owner, ifcond
+        self.features = list(features)
+
+    def describe(self, info):
+        """owner: the type that defines it, which is only named where it is not the one at
+        info."""
+        if getattr(self.owner, 'implicit', False):
+            role = {'-arg': 'parameter', '-base': 'base ' + self.role}[self.owner.suffix]
+            return "%s '%s'" % (role, self.name)
+        text = "%s '%s'" % (self.role, self.name)
+        if info is None or self.owner.name != info.defn_name:
+            text += " of %s '%s'" % (
+                self.owner.meta if isinstance(self.owner, (Command, Event)) else 'type',
+                self.owner.name)
+        return text
+
+
+class Feature(Named):
+    role = 'feature'
+
+
+class Value(Named):
+    role = 'value'
+
+
+class Member(Named):
+    role = 'member'
+
+    def __init__(self, name, info, owner, type_, optional, ifcond=None, features=()):
+        super().__init__(name, info, owner, ifcond, features)
+        self.type, self.optional = type_, optional
+
+
+class Branch(Named):
+    role = 'branch'
+
+    def __init__(self, name, info, owner, type_, ifcond=None):
+        super().__init__(name, info, owner, ifcond)
+        self.type = type_
+
+
+BUILTINS = [
+    ('str', 'string', 'char *'), ('number', 'number', 'double'), ('int', 'int', 'int64_t'),
+    ('int8', 'int', 'int8_t'), ('int16', 'int', 'int16_t'), ('int32', 'int', 'int32_t'),
+    ('int64', 'int', 'int64_t'), ('uint8', 'int', 'uint8_t'), ('uint16', 'int', 'uint16_t'),
+    ('uint32', 'int', 'uint32_t'), ('uint64', 'int', 'uint64_t'), ('size', 'int', 'uint64_t'),
+    ('bool', 'boolean', 'bool'), ('any', 'value', 'struct json_object *'),
+    ('null', 'null', 'bool')]
+QTYPES = ('none', 'qnull', 'qnum', 'qstring', 'qdict', 'qlist', 'qbool')
 
 
 class Schema:
+    """entities: all that files define, and the implicit types, in order; types by name; arrays by
+    the name of the element type."""
+
     def __init__(self, parser):
-        self.pragma = parser.pragma
-        self.types, self.entities, self.arrays = {}, [], {}
+        self.pragma, self.modules, self.files = parser.pragma, parser.modules, parser.files
+        self.names, self.entities, self.arrays = {}, [], {}
+        self.feature_names = set()
+        self._predefine()
+        self.entity_of = {}  # Definition -> Entity
+        for d in parser.definitions:
+            self._declare(d)
+        for d, ent in self.entity_of.items():
+            getattr(self, '_define_' + ent.meta)(ent, d.expr, d.info)
+        for d, ent in self.entity_of.items():
+            if isinstance(ent, Object):
+                self._check_base(ent, d.info)
+        for d, ent in self.entity_of.items():
+            getattr(self, '_check_' + ent.meta)(ent, d.info)
+        for d, ent in self.entity_of.items():
+            self._check_doc(ent, d)
+
+    def _predefine(self):
         for b in BUILTINS:
-            self.types[b[0]] = Builtin(*b)
+            self.names[b[0]] = Builtin(*b)
         self.empty = Object('q_empty')
         self.empty.implicit = True
-        self.raw = []
-        for d in parser.definitions:
-            self.declare(d)
-        for ent, d in self.raw:
-            self.define(ent, d)
-        for ent, d in self.raw:
-            self.check(ent, d)
+        qtype = Enum('QType')
+        qtype.prefix = 'QTYPE'
+        qtype.values = [Value(v, None, qtype) for v in QTYPES]
+        self.names['QType'] = qtype
 
-    # ---- pass 1: names ----
+    # ---- names ----
 
-    def declare(self, d):
-        expr = d.expr
-        meta = [m for m in METAS if m in expr]
-        if not meta:
-            raise QAPIError(d.info, "expression is missing metatype")
-        if len(meta) > 1:
-            raise QAPIError(d.info, "expression has more than one metatype: %s" % ', '.join("'%s'" % m for m in meta))
-        meta = meta[0]
-        name = expr[meta]
-        if not isinstance(name, str):
-            raise QAPIError(d.info, "'%s' key must have a string value" % meta)
-        d.info.set_defn(meta, name)
-        need, may = KEYS[meta]
-        self.check_keys(expr, d.info, meta, need, may)
-        self.check_name(meta, name, d.info)
-        cls = {'enum': Enum, 'struct': Object, 'union': Object, 'alternate': Alternate, 'command': Command, 'event': Event}[meta]
-        ent = cls(name, d.info, self.cond(expr, d.info, meta), self.features(expr, d.info), d.doc, d.module)
+    def _declare(self, d):
+        meta, name = check_definition(d, self.pragma)
+        args = (name, d.info, d.expr.get('if'), (), d.doc, d.module)
+        ent = {'enum': Enum, 'alternate': Alternate, 'command': Command,
+               'event': Event}.get(meta, Object)(*args)
         ent.meta = meta
-        if name in self.types:
-            other = self.types[name]
+        ent.features = self._features(d.expr, d.info, ent)
+        if isinstance(ent, Type):
+            for f in ent.features:
+                if f.name in SPECIAL_FEATURES:
+                    raise QAPIError(d.info, "feature '%s' is not supported for types" % f.name)
+        other = self.names.get(name)
+        if other:
             if other.info is None:
-                raise QAPIError(d.info, "%s '%s' is already defined" % ('built-in type', name))
-            raise QAPIError(d.info, "'%s' is already defined\n%s: previous definition" % (name, other.info.loc()))
-        self.types[name] = ent
+                raise QAPIError(d.info, '%s is already defined' % other.describe())
+            raise QAPIError(d.info, "'%s' is already defined\n%s" % (
+                name, QAPIError(other.info, 'previous definition')))
+        self.names[name] = ent
         self.entities.append(ent)
-        self.raw.append((ent, d))
-        self.check_doc(ent, d)
+        self.entity_of[d] = ent
 
-    @staticmethod
-    def check_keys(obj, info, what, need, may):
-        missing, unknown = need - set(obj), set(obj) - need - may
-        if missing:
-            raise QAPIError(info, '%s misses key%s %s' % (what, 's' if len(missing) > 1 else '',
-                                                          ', '.join("'%s'" % k for k in sorted(missing))))
-        if unknown:
-            raise QAPIError(info, "%s has unknown key%s %s\nValid keys are %s." %
-                            (what, 's' if len(unknown) > 1 else '', ', '.join("'%s'" % k for k in sorted(unknown)),
-                             ', '.join("'%s'" % k for k in sorted(need | may))))
-
-    def check_name(self, meta, name, info):
-        base = re.sub(r'^__[A-Za-z0-9.]+_', '', name)
-        if not re.fullmatch(r'(x-)?[A-Za-z][A-Za-z0-9_-]*', base) or c_name(name).startswith('q_empty'):
-            raise QAPIError(info, "%s has an invalid name" % meta)
-        if meta == 'event':
-            if not re.fullmatch(r'[A-Z][A-Z0-9_]*', base):
-                raise QAPIError(info, "name of event '%s' must be upper case without '-'" % name)
-        elif meta == 'command':
-            if (base != base.lower() or '_' in base) and name not in self.pragma.lists['command-name-exceptions']:
-                raise QAPIError(info, "name of command must not use uppercase or '_'")
-        else:
-            if not re.fullmatch(r'[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*|X[A-Za-z0-9]+', base):
-                raise QAPIError(info, "name of type must use CamelCase")
-            if base.endswith('List'):
-                raise QAPIError(info, "%s name should not end in 'List'" % meta)
-
-    def cond(self, expr, info, what):
-        def check(c):
-            if isinstance(c, str):
-                if not re.fullmatch(r'[A-Z][A-Z0-9_]*', c):
-                    raise QAPIError(info, "'if' condition '%s' of %s is not a valid identifier" % (c, what))
-                return
-            if not isinstance(c, dict) or len(c) != 1 or next(iter(c)) not in ('all', 'any', 'not'):
-                raise QAPIError(info, "'if' condition of %s must be a string or an object with one of 'all', 'any', 'not'" % what)
-            key, val = next(iter(c.items()))
-            if key == 'not':
-                check(val)
-            elif not isinstance(val, list) or not val:
-                raise QAPIError(info, "'%s' condition of %s must be a non-empty array" % (key, what))
-            else:
-                for v in val:
-                    check(v)
-        if 'if' not in expr:
-            return None
-        check(expr['if'])
-        return expr['if']
-
-    def features(self, expr, info):
-        out = []
-        feats = expr.get('features', [])
-        if not isinstance(feats, list):
-            raise QAPIError(info, "'features' must be an array")
-        for f in feats:
-            if isinstance(f, str):
-                f = {'name': f}
-            self.check_keys(f, info, "'features' member", {'name'}, {'if'})
-            if f['name'] in (v.name for v in out):
-                raise QAPIError(info, "feature '%s' occurs twice" % f['name'])
-            out.append(Value(f['name'], self.cond(f, info, 'feature')))
+    def _features(self, expr, info, owner):
+        out = [Feature(f['name'], info, owner, f.get('if')) for f in expr.get('features', [])]
+        self._no_clash(out, info)
+        self.feature_names.update(f.name for f in out)
+        if len(self.feature_names) > FEATURES_MAX:
+            raise QAPIError(info, 'Maximum of %d schema features is allowed' % FEATURES_MAX)
         return out
 
-    # ---- pass 2: contents ----
+    @staticmethod
+    def _no_clash(named, info, seen=None):
+        """No two have one name in C; seen: names already taken."""
+        seen = {} if seen is None else seen
+        for n in named:
+            c = c_name(n.name)
+            if c in seen:
+                raise QAPIError(info, '%s collides with %s' % (n.describe(info),
+                                                               seen[c].describe(info)))
+            seen[c] = n
+        return seen
 
-    def lookup(self, name, info, what, array_ok=True):
+    # ---- contents ----
+
+    def _lookup(self, name, info, what):
         if isinstance(name, list):
-            if len(name) != 1 or not isinstance(name[0], str) or not array_ok:
-                raise QAPIError(info, "%s: array type must contain single type name" % what)
-            element = self.lookup(name[0], info, what, False)
-            if element.name not in self.arrays:
-                self.arrays[element.name] = Array(element)
-            return self.arrays[element.name]
-        if not isinstance(name, str):
-            raise QAPIError(info, "%s should be a type name" % what)
-        t = self.types.get(name)
-        if t is None or isinstance(t, (Command, Event)):
+            element = self._lookup(name[0], info, what)
+            return self.arrays.setdefault(element.name, Array(element))
+        t = self.names.get(name)
+        if not isinstance(t, Type):
             raise QAPIError(info, "%s uses unknown type '%s'" % (what, name))
         return t
 
-    def member_list(self, data, info, what):
-        if not isinstance(data, dict):
-            raise QAPIError(info, "'data' should be an object or type name")
+    def _members(self, data, info, owner):
         out = []
         for key, val in data.items():
-            name = key.lstrip('*') if key.startswith('*') else key
-            label = "%s member '%s'" % (what, name)
-            if not re.fullmatch(r'(__[A-Za-z0-9.]+_)?(x-)?[A-Za-z][A-Za-z0-9_-]*', name):
-                raise QAPIError(info, "%s has an invalid name" % label)
-            if name in ('u',) or name.startswith('has-') or name.startswith('has_'):
-                raise QAPIError(info, "%s uses reserved name" % label)
-            if (name != name.lower() or '_' in name) and info.defn_name not in self.pragma.lists['member-name-exceptions']:
-                raise QAPIError(info, "name of %s must not use uppercase or '_'" % label)
-            if not isinstance(val, dict):
-                val = {'type': val}
-            self.check_keys(val, info, label, {'type'}, {'if', 'features'})
-            out.append(Member(name, self.lookup(val['type'], info, label), key.startswith('*'), self.cond(val, info, label),
-                              self.features(val, info)))
+            m = Member(key.lstrip('*'), info, owner, None, key.startswith('*'), val.get('if'))
+            m.type = self._lookup(val['type'], info, m.describe(info))
+            m.features = self._features(val, info, m)
+            out.append(m)
         return out
 
-    def implicit(self, name, data, ent, what):
+    def _implicit(self, ent, suffix, data, info):
+        """The type of inline members; suffix as in the names that messages and dumps use."""
         if not data:
             return self.empty
-        obj = Object(name, ent.info, ent.ifcond, module=ent.module)
-        obj.local = self.member_list(data, ent.info, what)
-        obj.implicit = True
-        obj.meta = 'struct'
-        self.entities.append(obj)
+        name = {'-arg': camel(ent.name.lower() if ent.meta == 'event' else ent.name) + 'Arg',
+                '-base': ent.name + 'Base'}[suffix]
+        obj = Object(name, info, ent.ifcond, module=ent.module)
+        obj.implicit, obj.suffix = True, suffix
+        obj.schema_name = 'q_obj_%s%s' % (ent.name, suffix)
+        obj.local = self._members(data, info, obj)
+        if suffix == '-arg':
+            if name in self.names:
+                raise QAPIError(info, "'%s' is already defined\n%s" % (
+                    name, QAPIError(self.names[name].info, 'previous definition')))
+            self.names[name] = obj
+            self.entities.append(obj)
         return obj
 
-    def define(self, ent, d):
-        expr, info, data = d.expr, d.info, d.expr.get('data')
-        if ent.meta == 'enum':
-            self.define_enum(ent, expr, info)
-        elif ent.meta == 'struct':
-            ent.local = self.member_list(data, info, "'data'")
-            if 'base' in expr:
-                ent.base = self.lookup(expr['base'], info, "'base'", False)
-        elif ent.meta == 'union':
-            self.define_union(ent, expr, info)
-        elif ent.meta == 'alternate':
-            ent.branches = self.member_list(data, info, "'data'")
-            if not ent.branches:
-                raise QAPIError(info, "alternate has no branches")
-        else:
-            for flag, val in FLAGS.items():
-                if flag in expr and expr[flag] is not val:
-                    raise QAPIError(info, "flag '%s' may only use %s value" % (flag, str(val).lower()))
-            ent.flags = {f: expr[f] for f in FLAGS if f in expr}
-            if expr.get('coroutine') and expr.get('allow-oob'):
-                raise QAPIError(info, "flags 'allow-oob' and 'coroutine' are incompatible")
-            if isinstance(data, dict):
-                ent.arg = self.implicit(camel(ent.name.lower() if ent.meta == 'event' else ent.name) + 'Arg', data, ent, "'data'")
-                ent.arg.schema_name = 'q_obj_%s-arg' % ent.name
-            elif data is not None:
-                ent.arg = self.lookup(data, info, "'data'", False)
-            else:
-                ent.arg = self.empty
-            ret = expr.get('returns')
-            ent.ret = self.lookup(ret, info, "'returns'") if ret is not None else None
-
-    def define_enum(self, ent, expr, info):
-        if not isinstance(expr['data'], list):
-            raise QAPIError(info, "'data' must be an array")
-        ent.prefix = expr.get('prefix', ent.name)
+    def _define_enum(self, ent, expr, info):
+        ent.prefix = expr.get('prefix') or ent.name
         ent.values = []
         for v in expr['data']:
-            if isinstance(v, str):
-                v = {'name': v}
-            if not isinstance(v, dict):
-                raise QAPIError(info, "'data' member must be a string or an object")
-            self.check_keys(v, info, "'data' member", {'name'}, {'if', 'features'})
-            if v['name'] in (o.name for o in ent.values):
-                raise QAPIError(info, "value '%s' collides with value '%s'" % (v['name'], v['name']))
-            ent.values.append(Value(v['name'], self.cond(v, info, 'value'), self.features(v, info)))
+            value = Value(v['name'], info, ent, v.get('if'))
+            value.features = self._features(v, info, value)
+            ent.values.append(value)
+        self._no_clash(ent.values, info)
 
-    def define_union(self, ent, expr, info):
-        base = expr['base']
-        if isinstance(base, dict):
-            ent.local = self.member_list(base, info, "'base'")
+    def _define_struct(self, ent, expr, info):
+        if 'base' in expr:
+            ent.base = self._lookup(expr['base'], info, "'base'")
+        ent.local = self._members(expr['data'], info, ent)
+
+    def _define_union(self, ent, expr, info):
+        if isinstance(expr['base'], str):
+            ent.base = self._lookup(expr['base'], info, "'base'")
         else:
-            ent.base = self.lookup(base, info, "'base'", False)
+            ent.local = self._implicit(ent, '-base', expr['base'], info).local
         ent.tag = expr['discriminator']
-        ent.raw_branches = expr['data']
-        if not isinstance(expr['data'], dict) or not expr['data']:
-            raise QAPIError(info, "union has no branches")
+        ent.branches = self._branches(ent, expr, info)
 
-    # ---- pass 3: relations ----
+    def _define_alternate(self, ent, expr, info):
+        ent.branches = self._branches(ent, expr, info)
 
-    def check(self, ent, d):
-        info = d.info
-        if isinstance(ent, Object):
-            self.check_object(ent, info)
-        elif isinstance(ent, Alternate):
-            self.check_alternate(ent, info)
-        elif isinstance(ent, Command) and ent.ret is not None:
-            inner = ent.ret.element if isinstance(ent.ret, Array) else ent.ret
-            if not isinstance(inner, Object) and ent.name not in self.pragma.lists['command-returns-exceptions']:
-                raise QAPIError(info, "command's 'returns' cannot take %s type '%s'" % (inner.kind, inner.name))
+    def _branches(self, ent, expr, info):
+        return [Branch(name, info, ent,
+                       self._lookup(val['type'], info, "branch '%s'" % name), val.get('if'))
+                for name, val in expr['data'].items()]
 
-    def check_object(self, ent, info):
-        seen, up = {ent}, ent.base
-        while up:
-            if up in seen:
-                raise QAPIError(info, "object %s contains itself" % ent.name)
-            if not isinstance(up, Object):
-                raise QAPIError(info, "'base' requires a struct type, %s type '%s' isn't" % (up.kind, up.name))
-            seen.add(up)
-            up = up.base
-        self.check_clash(ent.members(), info)
-        if ent.meta != 'union':
-            return
-        tag = [m for m in ent.members() if m.name == ent.tag]
-        if not tag:
-            raise QAPIError(info, "discriminator '%s' is not a member of 'base'" % ent.tag)
-        tag = tag[0]
-        if not isinstance(tag.type, Enum):
-            raise QAPIError(info, "discriminator member '%s' of 'base' must be of enum type" % ent.tag)
-        if tag.optional:
-            raise QAPIError(info, "discriminator member '%s' of 'base' must not be optional" % ent.tag)
-        if tag.ifcond:
-            raise QAPIError(info, "discriminator member '%s' of 'base' must not be conditional" % ent.tag)
-        values = {v.name: v for v in tag.type.values}
-        ent.branches = []
-        for name, val in ent.raw_branches.items():
-            label = "'data' member '%s'" % name
-            if not isinstance(val, dict):
-                val = {'type': val}
-            self.check_keys(val, info, label, {'type'}, {'if'})
-            if name not in values:
-                raise QAPIError(info, "branch '%s' is not a value of enum type '%s'" % (name, tag.type.name))
-            t = self.lookup(val['type'], info, label, False)
-            if not isinstance(t, Object):
-                raise QAPIError(info, "branch '%s' cannot use %s type '%s'" % (name, t.kind, t.name))
-            self.check_clash(ent.members() + t.members(), info)
-            ent.branches.append((name, t, self.cond(val, info, label) or values[name].ifcond))
+    def _define_event(self, ent, expr, info):
+        data = expr.get('data')
+        if isinstance(data, str):
+            ent.arg = self._lookup(data, info, "%s's 'data'" % ent.meta)
+        else:
+            ent.arg = self._implicit(ent, '-arg', data, info)
+        ent.flags = {key: expr[key] for key in ('boxed', 'gen', 'success-response', 'allow-oob',
+                                                'allow-preconfig', 'coroutine') if key in expr}
+
+    def _define_command(self, ent, expr, info):
+        self._define_event(ent, expr, info)
+        if 'returns' in expr:
+            ent.ret = self._lookup(expr['returns'], info, "command's 'returns'")
+
+    # ---- relations ----
+
+    def _check_enum(self, ent, info):
+        pass
+
+    def _check_struct(self, ent, info):
+        self._no_clash(ent.members(), info)
 
     @staticmethod
-    def check_clash(members, info):
-        seen = {}
-        for m in members:
-            if c_name(m.name) in seen:
-                raise QAPIError(info, "member '%s' collides with member '%s'" % (m.name, seen[c_name(m.name)]))
-            seen[c_name(m.name)] = m.name
+    def _check_base(ent, info):
+        seen, base = {ent}, ent.base
+        while base:
+            if base in seen:
+                raise QAPIError(info, 'object %s contains itself' % ent.name)
+            if base.meta != 'struct':
+                raise QAPIError(info, "'base' requires a struct type, %s isn't" % base.describe())
+            seen.add(base)
+            base = base.base
 
-    def check_alternate(self, ent, info):
+    def _check_union(self, ent, info):
+        base = self._no_clash(ent.members(), info)
+        tag = base.get(c_name(ent.tag))
+        if tag is None or tag.name != ent.tag:
+            raise QAPIError(info, "discriminator '%s' is not a member of 'base'" % ent.tag)
+        what = "discriminator member '%s' of 'base'" % ent.tag
+        if not isinstance(tag.type, Enum):
+            raise QAPIError(info, '%s must be of enum type' % what)
+        if tag.optional:
+            raise QAPIError(info, '%s must not be optional' % what)
+        if tag.ifcond:
+            raise QAPIError(info, '%s must not be conditional' % what)
+        values = {v.name: v for v in tag.type.values}
+        if not ent.branches:
+            raise QAPIError(info, 'union has no branches')
+        self._no_clash(ent.branches, info)
+        for b in ent.branches:
+            if b.name not in values:
+                raise QAPIError(info, "branch '%s' is not a value of %s" % (b.name,
+                                                                          tag.type.describe()))
+            if not isinstance(b.type, Object):
+                raise QAPIError(info, "branch '%s' cannot use %s" % (b.name, b.type.describe()))
+            self._no_clash(self._all_members(b.type, info, (ent,)), info, dict(base))
+            b.ifcond = both(values[b.name].ifcond, b.ifcond)
+
+    def _all_members(self, obj, info, inside):
+        """Members of an object, and of the branches if it is a union itself, each name once."""
+        if obj in inside:
+            raise QAPIError(info, 'object %s contains itself' % obj.name)
+        out = {m.name: m for m in obj.members()}
+        for b in obj.branches:
+            if isinstance(b.type, Object):
+                out.update((m.name, m) for m in self._all_members(b.type, info, inside + (obj,)))
+        return list(out.values())
+
+    def _check_alternate(self, ent, info):
+        self._no_clash(ent.branches, info)
         seen = {}
         for b in ent.branches:
-            kind = {'object': 'object', 'enum': 'string', 'array': 'array'}.get(b.type.kind) or getattr(b.type, 'json', None)
-            if kind is None or kind == 'value':
-                raise QAPIError(info, "branch '%s' cannot use %s type '%s'" % (b.name, b.type.kind, b.type.name))
-            clash = {'string': ('number', 'int', 'boolean'), 'int': ('number', 'string'), 'number': ('int', 'string'),
-                     'boolean': ('string',)}.get(kind, ()) if not isinstance(b.type, Enum) else ()
-            for k in (kind,) + tuple(clash):
+            kinds = json_kinds(b.type)
+            if not kinds:
+                raise QAPIError(info, "branch '%s' cannot use %s" % (b.name, b.type.describe()))
+            for k in kinds:
                 if k in seen:
-                    raise QAPIError(info, "branch '%s' can't be distinguished from '%s'" % (b.name, seen[k]))
-            seen[kind] = b.name
+                    raise QAPIError(info, "branch '%s' can't be distinguished from '%s'" %
+                                    (b.name, seen[k]))
+            seen.update((k, b.name) for k in kinds)
+
+    def _check_event(self, ent, info):
+        arg, boxed = ent.arg, ent.flags.get('boxed')
+        if not isinstance(arg, Object):
+            raise QAPIError(info, "%s's 'data' cannot take %s" % (ent.meta, arg.describe()))
+        if arg.branches and not boxed:
+            raise QAPIError(info, "%s's 'data' can take %s only with 'boxed': true" %
+                            (ent.meta, arg.describe()))
+        if not boxed and any(m.ifcond for m in arg.members()):
+            raise QAPIError(info, "conditional %s arguments require 'boxed': true" % ent.meta)
+
+    def _check_command(self, ent, info):
+        self._check_event(ent, info)
+        if ent.ret is None or ent.name in self.pragma.lists['command-returns-exceptions']:
+            return
+        t = ent.ret.element if isinstance(ent.ret, Array) else ent.ret
+        if not isinstance(t, Object):
+            raise QAPIError(info, "command's 'returns' cannot take %s" % ent.ret.describe())
 
     # ---- documentation ----
 
-    def check_doc(self, ent, d):
-        doc, expr = d.doc, d.expr
-        if not doc:
+    def _check_doc(self, ent, d):
+        if d.doc is None:
             if self.pragma.doc_required:
                 raise QAPIError(d.info, 'documentation comment required')
             return
-        if doc.symbol != ent.name:
-            raise QAPIError(d.info, "documentation comment is for '%s'" % doc.symbol)
-        data = expr.get('data')
-        names = []
-        if ent.meta == 'enum':
-            names = [v if isinstance(v, str) else v.get('name') for v in data]
-        elif ent.meta in ('struct', 'alternate', 'command', 'event') and isinstance(data, dict):
-            names = [k.lstrip('*') for k in data]
-        elif ent.meta == 'union' and isinstance(expr['base'], dict):
-            names = [k.lstrip('*') for k in expr['base']]
-        bogus = [n for n in doc.args if n not in names]
-        if bogus:
-            raise QAPIError(d.info, "documented member '%s' does not exist" % bogus[0])
-        missing = [n for n in names if n not in doc.args]
-        if missing and self.pragma.doc_required and ent.name not in self.pragma.lists['documentation-exceptions']:
-            raise QAPIError(d.info, "%s '%s' not documented" % ('value' if ent.meta == 'enum' else 'member', missing[0]))
-        for f in ent.features:
-            if f.name not in doc.features and self.pragma.doc_required:
-                raise QAPIError(d.info, "feature '%s' not documented" % f.name)
-        if doc.section('Returns') and not expr.get('returns'):
-            raise QAPIError(d.info, "'Returns' section, but command doesn't return anything")
+        if d.doc.symbol != ent.name:
+            raise QAPIError(d.info, "documentation comment is for '%s'" % d.doc.symbol)
+        own = []
+        if isinstance(ent, Enum):
+            own = ent.values
+        elif isinstance(ent, Object):
+            own = ent.local
+        elif isinstance(ent, Alternate):
+            own = ent.branches
+        elif ent.arg.implicit and not ent.flags.get('boxed'):
+            own = ent.arg.local
+        role = {'enum': 'value', 'alternate': 'branch', 'command': 'parameter',
+                'event': 'parameter'}.get(ent.meta, 'member')
+        required = (self.pragma.doc_required and
+                    ent.name not in self.pragma.lists['documentation-exceptions'])
+        features = [f.name for n in [ent] + list(own) for f in n.features]
+        d.doc.check(ent, role, [m.name for m in own], list(dict.fromkeys(features)), required)
+
+    # ---- for the outputs ----
+
+    def commands(self):
+        return [e for e in self.entities if isinstance(e, Command)]
+
+    def events(self):
+        return [e for e in self.entities if isinstance(e, Event)]
+
+
+def both(a, b):
+    """The condition that both hold; None always holds."""
+    if a and b and a != b:
+        return {'all': [a, b]}
+    return a or b
+
+
+def json_kinds(t):
+    """What an alternate's branch takes: the JSON kind, and what else it cannot be told from on a
+    command line, where every scalar is a string; none: the type cannot be a branch."""
+    if isinstance(t, Enum):
+        kinds = {'string'}
+        for v in t.values:
+            if v.name in ('on', 'off'):
+                kinds.add('boolean')
+            if re.match(r'[-+0-9.]', v.name):
+                kinds.add('number')
+        return kinds
+    if isinstance(t, Builtin):
+        return {'string': {'string', 'number', 'boolean'}, 'int': {'number'}, 'value': set()}.get(
+            t.json, {t.json})
+    if isinstance(t, Object):
+        return {'object'}
+    return {'array'} if isinstance(t, Array) else set()
