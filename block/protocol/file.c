@@ -216,6 +216,7 @@ const BlockDriver driver_file = {
     .pwrite_zeroes = file_pwrite_zeroes,
     .pdiscard = file_pdiscard,
     .flush = file_flush,
+    .write_out = file_write_out,
     .truncate = file_truncate,
     .block_status = file_block_status,
 };

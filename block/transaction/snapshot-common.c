@@ -121,6 +121,16 @@ bool snapshot_plan_overlay(PlannedNode *old, PlannedNode *overlay, Error **errp)
     return true;
 }
 
+static void coroutine_fn write_out(Node *n)
+{
+    while (n->file) {
+        n = n->file->target;
+    }
+    if (n->driver->write_out) {
+        n->driver->write_out(n);
+    }
+}
+
 bool coroutine_fn snapshot_flush_old(PlannedNode *old, Error **errp)
 {
     Request r;
@@ -129,6 +139,7 @@ bool coroutine_fn snapshot_flush_old(PlannedNode *old, Error **errp)
     if (!old->real || atomic_load(&old->real->read_only)) {
         return true;
     }
+    write_out(old->real);
     request_begin(&r, REQUEST_FLUSH);
     ret = node_flush_self(old->real, &r);
     request_end(&r);

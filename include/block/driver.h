@@ -98,6 +98,8 @@ struct BlockDriver {
     /* Formats: writes back what they hold into the file below, in the order the format demands; the caller flushes the
      * child n->file afterwards.  Protocols: makes durable. */
     int coroutine_fn (*flush)(Node *n, Request *r);
+    /* Protocols that cache: hands written data to storage without disturbing requests.  A flush follows, which tells errors. */
+    void coroutine_fn (*write_out)(Node *n);
     int coroutine_fn (*truncate)(Node *n, Request *r, uint64_t size, bool exact);
     /* As edge_block_status(). NULL: data, or for filters what the child says. */
     int coroutine_fn (*block_status)(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
