@@ -89,10 +89,13 @@ void timer_arm(Timer *t, int64_t deadline_ns)
 
 int64_t loop_timeout(const Loop *l)
 {
+    int64_t left;
+
     if (l->timers.len == 0) {
         return -1;
     }
-    return MAX(l->timers.at[0]->deadline - clock_ns(), 0);
+    left = l->timers.at[0]->deadline - clock_ns();
+    return MAX(left, 0); /* a macro: it reads the clock twice if it can */
 }
 
 bool loop_run_timers(Loop *l)
