@@ -260,6 +260,7 @@ class Schema:
         obj.schema_name = 'q_obj_%s%s' % (ent.name, suffix)
         obj.local = self._members(data, info, obj)
         if suffix == '-arg':
+            self._no_clash(obj.local, info)
             if name in self.names:
                 raise QAPIError(info, "'%s' is already defined\n%s" % (
                     name, QAPIError(self.names[name].info, 'previous definition')))

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Counts the results of meson's test logs: every TAP line and every pytest case is one.
+"""Counts the results of meson's test logs: every TAP line and every pytest case is one; a test program that did not end well counts as
+one failure more, unless its cases say so already.
 
-usage: count.py [--failed-builds N] JUNIT.xml...
+usage: count.py [--failed-builds N] LOG.xml...     (beside each LOG.xml lies meson's LOG.json)
 """
 import argparse
+import json
 import sys
 import xml.etree.ElementTree as ET
 
@@ -21,6 +23,12 @@ def count(path):
                 names.append(f"{suite.get('name')}: {case.get('name')}")
             else:
                 passed += 1
+    with open(path[:-len('.xml')] + '.json', encoding='utf-8') as f:
+        for test in map(json.loads, f):
+            name = test['name'].rsplit(' / ', 1)[-1]
+            if test['result'] != 'OK' and not any(name in n for n in names):
+                failed += 1
+                names.append(f"{name}: {test['result']}")
     return passed, failed, names
 
 
