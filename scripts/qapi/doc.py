@@ -21,6 +21,8 @@ from .source import QAPIError
 LINE_MAX = 70
 TAGS = ('Returns', 'Errors', 'Since', 'TODO')
 OLD_TAGS = ('Note', 'Notes', 'Example', 'Examples')
+TAG = r'(%s):(?!:) *' % '|'.join(TAGS + OLD_TAGS)
+BEGINNING = r'@[^\s:]*:|Features:$|' + TAG  # of anything but a paragraph
 
 
 class Section:
@@ -77,7 +79,7 @@ class Doc:
         if len(text) + 2 > LINE_MAX and ' ' in text.strip():
             raise self._error(info, text, LINE_MAX - 2,
                               'documentation line longer than %d characters' % LINE_MAX)
-        m = re.search(r'(?<!e\.g)(?<!i\.e)(?<=[A-Za-z0-9)\'"][.!?]) (?=[A-Z])', text)
+        m = re.search(r'(?<!e\.g\.)(?<!i\.e\.)(?<=[A-Za-z0-9)\'"][.!?]) (?=[A-Z])', text)
         if m:
             raise self._error(info, text, m.start(), 'Use two spaces between sentences\n'
                               'If this is not the end of a sentence, please report a bug.')
@@ -110,7 +112,7 @@ class Doc:
         while self._next < len(self._lines):
             info, text = self._peek()
             member = re.match(r'@([^\s:]*): *', text)
-            tag = re.match(r'(%s): *' % '|'.join(TAGS + OLD_TAGS), text)
+            tag = re.match(TAG, text)
             if member:
                 if closed:
                     raise self._error(info, text, 0,
@@ -131,7 +133,7 @@ class Doc:
         section = Section('Plain', self._peek()[0])
         while self._next < len(self._lines):
             text = self._peek()[1]
-            if re.match(r'@[^\s:]*:|(%s):|Features:$' % '|'.join(TAGS + OLD_TAGS), text):
+            if re.match(BEGINNING, text):
                 break
             section.append(self._take()[1])
         if section.text():
@@ -182,8 +184,7 @@ class Doc:
         while self._next < len(self._lines):
             info, text = self._peek()
             have = len(text) - len(text.lstrip())
-            if text and have == 0 and (blank or re.match(r'@[^\s:]*:|(%s):|Features:$' %
-                                                         '|'.join(TAGS + OLD_TAGS), text)):
+            if text and have == 0 and (blank or re.match(BEGINNING, text)):
                 return
             if text and indent is None:
                 indent = have
