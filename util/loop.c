@@ -8,6 +8,7 @@
 #include "util/log.h"
 #include "util/rcu.h"
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -213,6 +214,9 @@ ssize_t coroutine_fn co_preadv(int fd, const struct iovec *iov, int niov, off_t 
 {
     ssize_t ret;
 
+    if (offset < 0) {
+        return -EINVAL; /* io_uring would take it for the file's own position */
+    }
     do {
         ret = current->ops->preadv(fd, iov, niov, offset);
     } while (ret == -EINTR);
@@ -223,6 +227,9 @@ ssize_t coroutine_fn co_pwritev(int fd, const struct iovec *iov, int niov, off_t
 {
     ssize_t ret;
 
+    if (offset < 0) {
+        return -EINVAL; /* io_uring would take it for the file's own position */
+    }
     do {
         ret = current->ops->pwritev(fd, iov, niov, offset);
     } while (ret == -EINTR);
@@ -273,10 +280,23 @@ int coroutine_fn co_ftruncate(int fd, off_t len)
 
 int coroutine_fn co_poll(int fd, short events, int64_t timeout_ns)
 {
-    int ret;
+    int ret = 0;
 
-    do {
-        ret = current->ops->poll(fd, events, timeout_ns);
-    } while (ret == -EINTR && timeout_ns < 0);
+    if (timeout_ns != 0) {
+        do {
+            ret = current->ops->poll(fd, events, timeout_ns);
+        } while (ret == -EINTR && timeout_ns < 0);
+    }
+    if (ret == 0) {
+        /* Time may have passed before anybody looked. */
+        struct pollfd p = {.fd = fd, .events = events};
+
+        ret = poll(&p, 1, 0);
+        if (ret > 0) {
+            ret = p.revents & POLLNVAL ? -EBADF : p.revents;
+        } else if (ret < 0) {
+            ret = -errno;
+        }
+    }
     return ret;
 }

@@ -164,6 +164,17 @@ void worker_set_max(WorkerPool pool, unsigned max)
     pthread_mutex_unlock(&p->lock);
 }
 
+unsigned worker_threads(WorkerPool pool)
+{
+    Pool *p = get_pool(pool);
+    unsigned n;
+
+    pthread_mutex_lock(&p->lock);
+    n = p->threads;
+    pthread_mutex_unlock(&p->lock);
+    return n;
+}
+
 /* ---- with a coroutine that waits ---- */
 
 typedef struct Run {

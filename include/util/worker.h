@@ -27,5 +27,7 @@ void worker_submit(WorkerPool pool, WorkerFn *fn, void (*done)(void *opaque, int
 
 /* Most threads a pool may have; they are started as needed and end when idle for some seconds. */
 void worker_set_max(WorkerPool pool, unsigned max);
+/* Threads that a pool has at the moment (tests, diagnosis). */
+unsigned worker_threads(WorkerPool pool);
 
 #endif

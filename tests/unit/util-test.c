@@ -7,7 +7,7 @@
 #include "util/rcu.h"
 #include <unistd.h>
 
-#define HANG_SECONDS 240
+#define HANG_SECONDS 100
 
 void util_test_init(int *argc, char ***argv)
 {

@@ -7,15 +7,26 @@
 
 #include "util/iothread.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define UTIL_TEST_SANITIZED 1
+#if defined(__SANITIZE_ADDRESS__)
+#define UTIL_TEST_ASAN 1
+#elif defined(__SANITIZE_THREAD__)
+#define UTIL_TEST_TSAN 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define UTIL_TEST_SANITIZED 1
+#if __has_feature(address_sanitizer)
+#define UTIL_TEST_ASAN 1
+#elif __has_feature(thread_sanitizer)
+#define UTIL_TEST_TSAN 1
 #endif
 #endif
-#ifndef UTIL_TEST_SANITIZED
-#define UTIL_TEST_SANITIZED 0
+
+/* How much of something there shall be: normally, under ASan, under TSan (to which each coroutine is a
+ * thread, and which has room for about 8,000 at a time). */
+#if defined(UTIL_TEST_ASAN)
+#define UTIL_TEST_AMOUNT(plain, asan, tsan) (asan)
+#elif defined(UTIL_TEST_TSAN)
+#define UTIL_TEST_AMOUNT(plain, asan, tsan) (tsan)
+#else
+#define UTIL_TEST_AMOUNT(plain, asan, tsan) (plain)
 #endif
 
 /* g_test_init(), RCU, control loop, and what ends a test that hangs. */
