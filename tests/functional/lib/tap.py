@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A pytest plugin: with --tap, results go to stdout as TAP, so that meson counts cases one by one; details go to stderr."""
+import sys
+
+
+class Tap:
+    def __init__(self):
+        self.n = 0
+        self.seen = {}
+
+    def pytest_runtest_logreport(self, report):
+        """One line a case: when its body has run, or when setting it up or taking it down went wrong."""
+        name = report.nodeid.split('::', 1)[-1]
+        if report.failed:
+            if not self.seen.get(report.nodeid):
+                self.line(False, name)
+            self.seen[report.nodeid] = True
+            print(report.longreprtext, file=sys.__stderr__)
+            for title, text in report.sections:
+                print(f'--- {title}\n{text}', file=sys.__stderr__)
+        elif report.skipped:
+            self.line(True, name, ' # SKIP')
+        elif report.when == 'call':
+            self.line(True, name)
+            self.seen[report.nodeid] = True
+
+    def line(self, ok, name, more=''):
+        self.n += 1
+        print(f"{'ok' if ok else 'not ok'} {self.n} {name.replace('#', '_')}{more}", file=sys.__stdout__, flush=True)
+
+    def pytest_sessionfinish(self):
+        print(f'1..{self.n}', file=sys.__stdout__, flush=True)
+
+
+def pytest_addoption(parser):
+    parser.addoption('--tap', action='store_true', help='print TAP on stdout')
+
+
+def pytest_configure(config):
+    if config.getoption('--tap'):
+        config.pluginmanager.register(Tap(), 'tap-lines')
+        reporter = config.pluginmanager.getplugin('terminalreporter')
+        if reporter:
+            config.pluginmanager.unregister(reporter)
