@@ -138,6 +138,9 @@ static bool plan_node(Plan *p, PlanNode *pn, bool check, Error **errp)
         PlanEdge *pe = g_new0(PlanEdge, 1);
 
         n->driver->child_perm(n, e->role, pn->perm, pn->shared, &pe->perm, &pe->shared);
+        if (e->unsettled) {
+            pe->shared = PERM_ALL;
+        }
         g_hash_table_insert(p->edges, e, pe);
     }
     return true;

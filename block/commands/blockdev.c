@@ -17,6 +17,7 @@ bool coroutine_fn qmp_blockdev_add(const BlockdevOptions *arg, Error **errp)
     }
     n = node_open(arg, 0, NULL, errp);
     if (!n) {
+        node_wait_all_closed(); /* what was opened on the way has its files closed when the reply comes */
         return false;
     }
     n->monitor_owned = true; /* the reference is the monitor's now */

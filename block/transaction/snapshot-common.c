@@ -207,6 +207,7 @@ bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp)
     if (!s->backing) {
         return false;
     }
+    s->backing->unsettled = true;
     atomic_store_explicit(&s->overlay_node->backing, s->backing, memory_order_release);
     if (!atomic_load(&s->old_node->read_only)) {
         if (!node_ro_prepare(s->old_node, errp)) {
@@ -243,6 +244,7 @@ void coroutine_fn snapshot_unlink(Snapshot *s)
 
 void coroutine_fn snapshot_settled(Snapshot *s, bool degraded)
 {
+    s->backing->unsettled = false;
     if (degraded) {
         /* What could not be flushed may be later, by a guest's flush: the image stays open for writing, but only for that. */
         if (s->ro_prepared) {

@@ -75,6 +75,7 @@ struct Edge {
     const EdgeOwner *owner;
     void *owner_opaque;
     unsigned perm, shared; /* of Perm */
+    bool unsettled; /* a backing edge of a running transaction: shares everything until its old node has settled */
 };
 
 /* Requests in a node that came in by one thread; a cache line each. */
