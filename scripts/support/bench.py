@@ -68,7 +68,7 @@ def file_system_run(binary, directory, n):
     with Disks(directory, n, size='1G', binary=binary) as disks:
         daemon = disks.start()
         disks.snapshot()
-        with disks.load(start=False, **LOAD) as load:
+        with disks.load(**LOAD) as load:
             load.begin('during')
             make_files(directory, n)
             window = load.end()
