@@ -235,15 +235,8 @@ static bool size_of_text(const char *text, uint64_t *ret)
     if ((fraction && shift == 0) || whole > UINT64_MAX >> shift) {
         return false;
     }
-    *ret = whole << shift;
-    if (fraction) {
-        uint64_t part = (uint64_t)(((unsigned __int128)fraction << shift) / unit);
-
-        if (*ret > UINT64_MAX - part) {
-            return false;
-        }
-        *ret += part;
-    }
+    /* the fraction is less than a unit, so it fits */
+    *ret = (whole << shift) + (uint64_t)(((unsigned __int128)fraction << shift) / unit);
     return true;
 }
 
