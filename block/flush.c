@@ -18,6 +18,13 @@
 #include "util/log.h"
 #include <string.h>
 
+void node_flush_failed(Node *n, int err)
+{
+    log_warn("%s: flush failed: %s; it stays failed until the node is opened anew",
+             n->filename ? n->filename : n->name, strerror(-err));
+    atomic_store_explicit(&n->flush_error, err, memory_order_relaxed);
+}
+
 static int coroutine_fn flush_driver(Node *n, Request *r)
 {
     const BlockDriver *drv = n->driver;
@@ -27,9 +34,7 @@ static int coroutine_fn flush_driver(Node *n, Request *r)
         if (drv->flush && !n->cache_no_flush) {
             ret = drv->flush(n, r);
             if (ret < 0) {
-                log_warn("%s: flush failed: %s; it stays failed until the node is opened anew",
-                         n->filename ? n->filename : n->name, strerror(-ret));
-                atomic_store_explicit(&n->flush_error, ret, memory_order_relaxed);
+                node_flush_failed(n, ret);
             }
         }
         return ret;

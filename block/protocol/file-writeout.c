@@ -31,7 +31,6 @@ static int write_out(void *opaque)
         if (sync_file_range(w->fd, at, piece,
                             SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
                                 SYNC_FILE_RANGE_WAIT_AFTER) < 0) {
-            /* Not every file system can; an I/O error is the flush's to tell. */
             return -errno;
         }
     }
@@ -42,12 +41,18 @@ void coroutine_fn file_write_out(Node *n)
 {
     static CoMutex one = {.guard = PTHREAD_MUTEX_INITIALIZER};
     FileState *s = n->state;
+    int ret;
     WriteOut w = {.fd = s->fd, .size = atomic_load_explicit(&n->size, memory_order_acquire)};
 
     if (n->cache_direct || n->cache_no_flush) {
         return;
     }
     co_mutex_lock(&one);
-    (void)worker_run(WORKERS_CONTROL, write_out, &w);
+    ret = worker_run(WORKERS_CONTROL, write_out, &w);
     co_mutex_unlock(&one);
+    /* Not every file system can do this, and that is no harm.  But a write-back error that was told here is not told again
+     * by fdatasync(2) on this descriptor: it sticks, as if the flush had found it. */
+    if (ret == -EIO || ret == -ENOSPC || ret == -EDQUOT) {
+        node_flush_failed(n, ret);
+    }
 }

@@ -107,6 +107,9 @@ struct BlockDriver {
                                      HostOffset *ret_map);
 };
 
+/* Protocols: data that was written may be lost, as err (a negative errno) tells: every later flush of n fails with it. */
+void node_flush_failed(Node *n, int err);
+
 /* Drivers register once at start. */
 void driver_register(const BlockDriver *driver);
 const BlockDriver *driver_find(const char *name);
