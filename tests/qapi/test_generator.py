@@ -14,7 +14,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAIN = os.path.join(ROOT, 'scripts', 'qapi', 'main.py')
 sys.path.insert(0, os.path.join(ROOT, 'scripts'))
-from qapi import gen_introspect  # noqa: E402
+from qapi import gen_introspect, gen_manual  # noqa: E402
 from qapi.parser import Parser  # noqa: E402
 from qapi.schema import Schema  # noqa: E402
 from qapi.source import QAPIError  # noqa: E402
@@ -576,3 +576,95 @@ def test_own_schema():
     for ent in schema.entities:
         if ent.doc:
             assert re.fullmatch(r'\d+\.\d+', ent.doc.section('Since').text()), ent.name
+
+
+def test_manual(tmp_path, monkeypatch):
+    schema = load(tmp_path, monkeypatch, """##
+# = Things
+#
+# Free text about @nothing.
+##
+
+##
+# @Thing:
+#
+# A thing.  Like this::
+#
+#     @kept = 1
+#
+# @size: bytes, see @name
+#     below
+#
+# @name: its name
+#
+# Features:
+#
+# @unstable: not yet
+#
+# Since: 1.0
+##
+{ 'struct': 'Thing',
+  'data': { '*size': { 'type': 'size', 'features': [ 'unstable' ] },
+            'name': { 'type': [ 'str' ], 'if': { 'any': [ 'A', { 'not': 'B' } ] } } } }
+
+##
+# @get:
+#
+# Gets.
+#
+# Returns: it
+#
+# Errors:
+#     - none
+##
+{ 'command': 'get', 'data': 'Thing', 'boxed': true, 'returns': [ 'Thing' ],
+  'allow-oob': true, 'if': 'A' }
+""")
+    assert gen_manual.generate(schema, 'Title') == """<!-- SPDX-License-Identifier: BSD-3-Clause -->
+<!-- made by scripts/qapi from a schema: changes belong there -->
+# Title
+
+Commands: [get](#get).
+
+Events: none.
+
+## Things
+
+Free text about `nothing`.
+
+### Thing
+
+*struct*
+
+A thing.  Like this:
+
+    @kept = 1
+
+- `size` (`size`, optional, unstable): bytes, see `name`
+  below
+- `name` (array of `str`, only if built with (`A` or not `B`)): its name
+
+- Feature `unstable`: not yet
+
+Since: 1.0
+
+### get
+
+*command*, only if built with `A`, can run out of band, arguments: [Thing](#thing)
+
+Gets.
+
+Returns: array of [Thing](#thing), it
+
+Errors:
+
+- none
+"""
+
+
+def test_manual_is_current(tmp_path):
+    """If not: scripts/qmp-doc"""
+    r = run(os.path.join(ROOT, 'qapi', 'schema.json'), '--manual', 'm.md', cwd=tmp_path)
+    assert (r.returncode, r.stderr) == (0, '')
+    with open(os.path.join(ROOT, 'docs', 'qmp.md'), encoding='utf-8') as f:
+        assert (tmp_path / 'm.md').read_text() == f.read()
