@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A pytest plugin: with --tap, results go to stdout as TAP, so that meson counts cases one by one; details go to stderr."""
-import sys
+import os
+
+# What pytest captures are descriptors 1 and 2; this module is loaded before it begins.
+OUT = os.fdopen(os.dup(1), 'w')
+ERR = os.fdopen(os.dup(2), 'w')
 
 
 class Tap:
@@ -15,9 +19,9 @@ class Tap:
             if not self.seen.get(report.nodeid):
                 self.line(False, name)
             self.seen[report.nodeid] = True
-            print(report.longreprtext, file=sys.__stderr__)
+            print(report.longreprtext, file=ERR, flush=True)
             for title, text in report.sections:
-                print(f'--- {title}\n{text}', file=sys.__stderr__)
+                print(f'--- {title}\n{text}', file=ERR, flush=True)
         elif report.skipped:
             self.line(True, name, ' # SKIP')
         elif report.when == 'call':
@@ -26,10 +30,10 @@ class Tap:
 
     def line(self, ok, name, more=''):
         self.n += 1
-        print(f"{'ok' if ok else 'not ok'} {self.n} {name.replace('#', '_')}{more}", file=sys.__stdout__, flush=True)
+        print(f"{'ok' if ok else 'not ok'} {self.n} {name.replace('#', '_')}{more}", file=OUT, flush=True)
 
     def pytest_sessionfinish(self):
-        print(f'1..{self.n}', file=sys.__stdout__, flush=True)
+        print(f'1..{self.n}', file=OUT, flush=True)
 
 
 def pytest_addoption(parser):
