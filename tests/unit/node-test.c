@@ -45,6 +45,7 @@ void node_test_init(void)
     loop_control_init();
     driver_register(&driver_file);
     driver_register(&driver_raw);
+    driver_register(&driver_qcow2);
     driver_register(&driver_null_co);
     driver_register(&driver_null_aio);
 #ifdef CONFIG_TEST_DRIVERS
@@ -122,6 +123,11 @@ void node_test_add(const char *path, void coroutine_fn (*body)(void))
 
     memcpy(&data, &body, sizeof(data));
     g_test_add_data_func(path, data, in_coroutine);
+}
+
+Loop *test_loop(TestLoop loop)
+{
+    return loop == TEST_CONTROL ? loop_control() : iothread_loop(threads[loop - TEST_THREAD_0]);
 }
 
 void node_test_use(TestLoop loop)
@@ -254,8 +260,7 @@ static int coroutine_fn call(Call *c)
 {
     co_group_init(&c->done);
     co_group_add(&c->done, 1);
-    co_spawn(use == TEST_CONTROL ? loop_control() : iothread_loop(threads[use - TEST_THREAD_0]),
-             call_main, c);
+    co_spawn(test_loop(use), call_main, c);
     co_group_wait(&c->done);
     co_group_destroy(&c->done);
     return c->ret;

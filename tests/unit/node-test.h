@@ -38,6 +38,7 @@ extern const EdgeOwner node_test_owner;
 
 typedef enum TestLoop { TEST_CONTROL, TEST_THREAD_0, TEST_THREAD_1 } TestLoop;
 void node_test_use(TestLoop loop);
+Loop *test_loop(TestLoop loop);
 /* The body again for every loop. */
 void coroutine_fn node_test_on_each_loop(void coroutine_fn (*body)(void));
 

@@ -71,10 +71,10 @@ static int inflate_work(void *opaque)
 }
 
 int coroutine_fn qcow2_read_compressed(Qcow2 *q, Request *r, uint64_t entry, uint64_t from,
-                                       const IoVector *iov)
+                                       const IoVector *iov, unsigned flags)
 {
     HostOffset at = compressed_offset(entry, q->cluster_bits);
-    uint64_t bytes = compressed_bytes(entry, q->cluster_bits), size = edge_size(q->node->file, r);
+    uint64_t bytes = compressed_bytes(entry, q->cluster_bits), size = file_size(q, r, flags);
     uint8_t *in = NULL, *out = NULL;
     Inflate work;
     int ret;
@@ -85,7 +85,7 @@ int coroutine_fn qcow2_read_compressed(Qcow2 *q, Request *r, uint64_t entry, uin
     bytes = MIN(bytes, size - at.v);
     in = block_try_alloc(bytes);
     out = block_try_alloc(q->cluster_size);
-    ret = in && out ? edge_pread(q->node->file, r, host_to_child(at), in, bytes, 0) : -ENOMEM;
+    ret = in && out ? edge_pread(q->node->file, r, host_to_child(at), in, bytes, flags) : -ENOMEM;
     if (ret == 0) {
         work = (Inflate){
             .type = q->compression,

@@ -1,156 +1,229 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Write-back: bringing the file to what memory says, in an order that a power failure may interrupt anywhere.
+ * Write-back: bringing the file to what memory says, so that it is consistent at every moment.
  *
- * All dirty sectors are copied at one moment, under the lock; so what the copies say belongs together: every cluster that a copied
- * L2 or L1 entry refers to is counted in the copied refcounts.  Then, each step durable before the next:
+ * Copies of what is dirty are taken first, each under the lock, in this order:
  *
- *   refcount blocks | refcount table | header, if the table moved | L2 tables | L1 table
+ *     drops, L1, L2 tables, refcount table, refcount blocks
  *
- * The flush before the L2 tables also covers the data that their entries refer to: it was complete when the entry was set, which
- * was before the copies were taken (Q2).  Steps without anything to write need no flush.
+ * and written in the opposite one, with flushes of the file between:
  *
- * What was dropped until the copies were taken is durable at the end, and can be given back when its uses have ended (uses.c).
+ *     refcount blocks   | refcount table | (moved: header) |   data is durable too
+ *     L2 tables         | L1 (moved: header) |                 drops are durable
  *
- * The keeper is a coroutine that writes back when much is dirty, so that no request has to.
+ * Because a later kind is copied after an earlier one, it contains at least what the earlier ones refer to: an L2 copy may have newer
+ * entries than the L1 copy, but the block copies count all of them (Q1), and the data they refer to was written before the
+ * entry was set (Q2).  A change made after its sector was copied makes it dirty again, for the next time.
+ *
+ * Stages without anything to write, and their flushes, are left out.  If a stage fails, all that was not known to be in the file is
+ * dirty again and the drops are put back; the next flush tries again.
+ *
+ * The housekeeping (keeper) is a coroutine of the control loop: it writes back when much is dirty, so that memory is bounded, and
+ * gives dropped clusters back.
  */
-#include "qcow2.h"
 #include "table.h"
 #include "util/log.h"
 #include <errno.h>
 
 typedef struct WriteBack {
-    TableCopies blocks, reft, l2, l1;
-    GArray *drops; /* taken with the copies */
+    uint64_t gen; /* meta_gen that this brings into the file */
+    GArray *drops;
+    TableCopies l1, l2, reft, blocks;
+    /* for the header, as they were when the copies were made */
+    bool l1_moved, reft_moved;
+    Table *l1_table;
+    uint32_t l1_entries;
     HostOffset reft_offset;
     uint32_t reft_clusters;
-    bool reft_moved;
-    uint64_t gen;
 } WriteBack;
 
-static void take_all(Qcow2 *q, WriteBack *w)
+/* Under lock.  Takes the tables of a kind off the list; they stay in memory until they are let go in copy_tables(). */
+static GPtrArray *steal_dirty(Qcow2 *q, TableKind kind)
 {
-    copies_init(&w->blocks);
-    copies_init(&w->reft);
-    copies_init(&w->l2);
-    copies_init(&w->l1);
-    pthread_mutex_lock(&q->lock);
+    GPtrArray *mine = g_ptr_array_new();
+    guint left = 0;
+
     for (guint i = 0; i < q->dirty_tables->len; i++) {
         Table *t = g_ptr_array_index(q->dirty_tables, i);
 
-        t->queued = false;
-        copies_take(q,
-                    t->kind == TABLE_REFBLOCK ? &w->blocks
-                    : t->kind == TABLE_REFT   ? &w->reft
-                    : t->kind == TABLE_L1     ? &w->l1
-                                              : &w->l2,
-                    t);
+        if (t->kind == kind) {
+            t->queued = false;
+            t->writing++;
+            g_ptr_array_add(mine, t);
+        } else {
+            g_ptr_array_index(q->dirty_tables, left++) = t;
+        }
     }
-    g_ptr_array_set_size(q->dirty_tables, 0);
-    atomic_store_explicit(&q->ndirty, 0, memory_order_relaxed);
+    g_ptr_array_set_size(q->dirty_tables, left);
+    atomic_store_explicit(&q->ndirty, left, memory_order_relaxed);
+    return mine;
+}
+
+static void copy_tables(Qcow2 *q, TableCopies *c, GPtrArray *tables)
+{
+    for (guint i = 0; i < tables->len; i++) {
+        Table *t = g_ptr_array_index(tables, i);
+
+        pthread_mutex_lock(&q->lock);
+        copies_take(q, c, t);
+        t->writing--;
+        pthread_mutex_unlock(&q->lock);
+    }
+    g_ptr_array_free(tables, true);
+}
+
+static void copy_everything(Qcow2 *q, WriteBack *w)
+{
+    GPtrArray *l2s, *blocks;
+    L1 *l1;
+
+    copies_init(&w->l1);
+    copies_init(&w->l2);
+    copies_init(&w->reft);
+    copies_init(&w->blocks);
+
+    pthread_mutex_lock(&q->lock);
+    w->gen = atomic_load_explicit(&q->meta_gen, memory_order_relaxed);
     w->drops = q->drops;
     q->drops = g_array_new(false, false, sizeof(Drop));
+    l1 = l1_of(q); /* replaced under flush_lock only */
+    copies_take(q, &w->l1, &l1->t);
+    w->l1_table = &l1->t;
+    w->l1_entries = l1->entries;
+    w->l1_moved = q->l1_moved;
+    l2s = steal_dirty(q, TABLE_L2);
+    pthread_mutex_unlock(&q->lock);
+    copy_tables(q, &w->l2, l2s);
+
+    pthread_mutex_lock(&q->lock);
+    copies_take(q, &w->reft, &q->reft);
     w->reft_moved = q->reft_moved;
     w->reft_offset = q->reft.offset;
     w->reft_clusters = q->reft.size >> q->cluster_bits;
-    w->gen = atomic_load_explicit(&q->meta_gen, memory_order_relaxed);
+    blocks = steal_dirty(q, TABLE_REFBLOCK);
     pthread_mutex_unlock(&q->lock);
+    copy_tables(q, &w->blocks, blocks);
 }
 
-/* Writes a group if there is anything, and says that a flush is due. */
-static int coroutine_fn write_group(Qcow2 *q, Request *r, TableCopies *c, bool *flush_due)
+static int coroutine_fn flush_file(Qcow2 *q, Request *r)
 {
-    int ret;
-
-    if (copies_empty(c)) {
-        return 0;
-    }
-    if (*flush_due) {
-        ret = edge_flush(q->node->file, r);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    *flush_due = true;
-    return copies_write(q, r, c);
+    return edge_flush(q->node->file, r);
 }
 
-static int coroutine_fn write_all(Qcow2 *q, Request *r, WriteBack *w)
+/* The refcount table, after its blocks. */
+static int coroutine_fn write_reft(Qcow2 *q, Request *r, WriteBack *w)
 {
-    bool flush_due = false;
-    int ret = write_group(q, r, &w->blocks, &flush_due);
+    Table l1_now = {.offset = q->header.l1_offset};
+    int ret = flush_file(q, r);
 
     if (ret == 0) {
-        ret = write_group(q, r, &w->reft, &flush_due);
+        ret = copies_write(q, r, &w->reft);
     }
     if (ret == 0 && w->reft_moved) {
-        ret = edge_flush(q->node->file, r);
+        ret = flush_file(q, r);
         if (ret == 0) {
-            Table l1 = {.offset = q->header.l1_offset};
-
-            ret = header_write_tables(q, r, q->header.size, &l1, q->header.l1_size, w->reft_offset,
-                                      w->reft_clusters);
+            ret = header_write_tables(q, r, q->header.size, &l1_now, q->header.l1_size,
+                                      w->reft_offset, w->reft_clusters);
         }
-        flush_due = false;
         if (ret == 0) {
             pthread_mutex_lock(&q->lock);
             q->reft_moved = q->reft.offset.v != w->reft_offset.v;
             pthread_mutex_unlock(&q->lock);
         }
     }
-    /* Data must be durable before an entry refers to it, even if no refcount had to be written. */
-    flush_due |= !copies_empty(&w->l2);
-    if (ret == 0) {
-        ret = write_group(q, r, &w->l2, &flush_due);
-    }
-    if (ret == 0) {
-        ret = write_group(q, r, &w->l1, &flush_due);
-    }
-    return ret == 0 && flush_due ? edge_flush(q->node->file, r) : ret;
+    return ret;
 }
 
-static void finish(Qcow2 *q, WriteBack *w, bool ok)
+static int coroutine_fn write_l1(Qcow2 *q, Request *r, WriteBack *w)
 {
-    copies_end(q, &w->blocks, ok);
-    copies_end(q, &w->reft, ok);
-    copies_end(q, &w->l2, ok);
-    copies_end(q, &w->l1, ok);
-    pthread_mutex_lock(&q->lock);
-    g_array_append_vals(ok ? q->durable : q->drops, w->drops->data, w->drops->len);
-    pthread_mutex_unlock(&q->lock);
-    g_array_free(w->drops, true);
-    if (ok) {
-        atomic_store_explicit(&q->meta_done, w->gen, memory_order_release);
+    int ret = flush_file(q, r);
+
+    if (ret == 0) {
+        ret = copies_write(q, r, &w->l1);
     }
+    if (ret == 0 && w->l1_moved) {
+        ret = flush_file(q, r);
+        if (ret == 0) {
+            ret = header_write_tables(q, r, q->disk_size, w->l1_table, w->l1_entries,
+                                      q->header.reft_offset, q->header.reft_clusters);
+        }
+        if (ret == 0) {
+            pthread_mutex_lock(&q->lock);
+            q->l1_moved = false;
+            pthread_mutex_unlock(&q->lock);
+        }
+    }
+    return ret;
 }
 
-static bool anything_to_do(Qcow2 *q)
+static int coroutine_fn write_stages(Qcow2 *q, Request *r, WriteBack *w)
+{
+    int ret = copies_write(q, r, &w->blocks);
+
+    if (ret == 0 && !copies_empty(&w->reft)) {
+        ret = write_reft(q, r, w);
+    }
+    if (ret == 0 && !(copies_empty(&w->l2) && copies_empty(&w->l1))) {
+        ret = flush_file(q, r);
+    }
+    if (ret == 0) {
+        ret = copies_write(q, r, &w->l2);
+    }
+    if (ret == 0 && !copies_empty(&w->l1)) {
+        ret = write_l1(q, r, w);
+    }
+    return ret < 0 ? ret : flush_file(q, r);
+}
+
+int coroutine_fn write_back_locked(Qcow2 *q, Request *r)
+{
+    WriteBack w;
+    int ret;
+
+    if (atomic_load_explicit(&q->corrupt, memory_order_relaxed)) {
+        return -EIO;
+    }
+    copy_everything(q, &w);
+    ret = write_stages(q, r, &w);
+    copies_end(q, &w.l1, ret == 0);
+    copies_end(q, &w.l2, ret == 0);
+    copies_end(q, &w.reft, ret == 0);
+    copies_end(q, &w.blocks, ret == 0);
+
+    pthread_mutex_lock(&q->lock);
+    if (ret == 0) {
+        g_array_append_vals(q->durable, w.drops->data, w.drops->len);
+        atomic_store_explicit(&q->meta_done, w.gen, memory_order_release);
+    } else {
+        g_array_prepend_vals(q->drops, w.drops->data, w.drops->len);
+    }
+    pthread_mutex_unlock(&q->lock);
+    g_array_free(w.drops, true);
+    return ret;
+}
+
+static bool drops_durable(Qcow2 *q)
 {
     bool any;
 
     pthread_mutex_lock(&q->lock);
-    any = q->dirty_tables->len > 0 || q->drops->len > 0 || q->reft_moved ||
-          atomic_load_explicit(&q->meta_gen, memory_order_relaxed) !=
-              atomic_load_explicit(&q->meta_done, memory_order_relaxed);
+    any = q->durable->len > 0;
     pthread_mutex_unlock(&q->lock);
     return any;
 }
 
 int coroutine_fn qcow2_write_back(Qcow2 *q, Request *r)
 {
+    uint64_t want = atomic_load_explicit(&q->meta_gen, memory_order_acquire);
     int ret = 0;
 
     co_mutex_lock(&q->flush_lock);
-    if (anything_to_do(q)) {
-        WriteBack w;
-
-        take_all(q, &w);
-        ret = write_all(q, r, &w);
-        finish(q, &w, ret == 0);
+    if (atomic_load_explicit(&q->meta_done, memory_order_acquire) < want) {
+        ret = write_back_locked(q, r);
     }
     co_mutex_unlock(&q->flush_lock);
-    if (ret == 0) {
-        (void)drops_reap(q, r);
+    if (ret == 0 && drops_durable(q)) {
+        keeper_kick(q, false);
     }
     return ret;
 }
@@ -159,56 +232,61 @@ int coroutine_fn qcow2_flush(Node *n, Request *r)
 {
     Qcow2 *q = qcow2_of(n);
 
-    if (atomic_load_explicit(&q->corrupt, memory_order_relaxed)) {
-        return -EIO;
+    /* Nothing but data since the last time: the caller flushes the file. */
+    if (atomic_load_explicit(&q->meta_done, memory_order_acquire) ==
+        atomic_load_explicit(&q->meta_gen, memory_order_acquire)) {
+        return 0;
     }
     return qcow2_write_back(q, r);
 }
 
-int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r)
+/* ---- housekeeping ---- */
+
+static void coroutine_fn keeper(void *opaque)
 {
-    int ret;
+    static const int64_t shortest = 1000000, longest = 100000000; /* ns */
+    Qcow2 *q = opaque;
+    int64_t nap = shortest;
+    bool more, done;
 
-    /* Giving back what was dropped makes refcounts dirty once more; uses of readers end by themselves. */
-    for (unsigned tries = 0;; tries++) {
-        bool more;
+    for (;;) {
+        bool writeback;
+        Request r;
 
-        ret = qcow2_write_back(q, r);
-        if (ret < 0) {
-            return ret;
+        pthread_mutex_lock(&q->lock);
+        writeback = q->keeper_writeback;
+        q->keeper_writeback = false;
+        pthread_mutex_unlock(&q->lock);
+
+        request_begin(&r, REQUEST_WRITE);
+        if (writeback) {
+            co_mutex_lock(&q->flush_lock);
+            int ret = write_back_locked(q, &r);
+            co_mutex_unlock(&q->flush_lock);
+            if (ret < 0) {
+                log_warn_limited("%s: writing metadata back failed: %s", q->node->name,
+                                 g_strerror(-ret));
+            }
         }
-        more = drops_reap(q, r);
-        if (!more && !anything_to_do(q)) {
-            return edge_flush(q->node->file, r);
+        more = drops_reap(q, &r);
+        request_end(&r);
+
+        pthread_mutex_lock(&q->lock);
+        done = q->closing || (!q->keeper_writeback && !more);
+        if (done) {
+            q->keeper_running = false;
+            co_queue_wake_all(&q->keeper_waiters);
+        }
+        pthread_mutex_unlock(&q->lock);
+        if (done) {
+            return;
         }
         if (more) {
-            if (tries > 200) {
-                return edge_flush(q->node->file,
-                                  r); /* somebody reads on and on: a few clusters stay leaked */
-            }
-            co_sleep_ns(1000000);
+            /* Some use takes its time. */
+            co_sleep_ns(nap);
+            nap = MIN(2 * nap, longest);
         }
     }
-}
-
-/* ---- the keeper ---- */
-
-static void coroutine_fn keeper_main(void *opaque)
-{
-    Qcow2 *q = opaque;
-    Request r;
-    int ret;
-
-    request_begin(&r, REQUEST_WRITE);
-    ret = qcow2_write_back(q, &r);
-    request_end(&r);
-    if (ret < 0) {
-        log_warn_limited("%s: could not write tables back: %s", q->node->name, g_strerror(-ret));
-    }
-    pthread_mutex_lock(&q->lock);
-    q->keeper_running = false;
-    co_queue_wake_all(&q->keeper_waiters);
-    pthread_mutex_unlock(&q->lock);
 }
 
 void keeper_kick(Qcow2 *q, bool writeback)
@@ -216,11 +294,13 @@ void keeper_kick(Qcow2 *q, bool writeback)
     bool start;
 
     pthread_mutex_lock(&q->lock);
-    start = writeback && !q->keeper_running && !q->closing;
+    start = !q->keeper_running && !q->closing;
+    q->keeper_writeback |= writeback;
     q->keeper_running |= start;
     pthread_mutex_unlock(&q->lock);
     if (start) {
-        co_spawn(loop_current(), keeper_main, q);
+        /* On the control loop: an I/O thread may end whenever its exports have. */
+        co_spawn(loop_control(), keeper, q);
     }
 }
 
@@ -232,4 +312,39 @@ void coroutine_fn keeper_stop(Qcow2 *q)
         co_queue_wait(&q->keeper_waiters, &q->lock);
     }
     pthread_mutex_unlock(&q->lock);
+}
+
+static bool all_written(Qcow2 *q)
+{
+    bool done;
+
+    pthread_mutex_lock(&q->lock);
+    done = q->dirty_tables->len == 0 && q->drops->len == 0 && q->durable->len == 0 &&
+           q->waiting->len == 0;
+    pthread_mutex_unlock(&q->lock);
+    return done;
+}
+
+int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r)
+{
+    int64_t deadline =
+        clock_ns() + 1000000000; /* for readers of dropped clusters; then those are leaked */
+    int ret = 0;
+
+    while (ret == 0 && !all_written(q)) {
+        co_mutex_lock(&q->flush_lock);
+        ret = write_back_locked(q, r);
+        co_mutex_unlock(&q->flush_lock);
+        if (ret == 0 && drops_reap(q, r)) {
+            if (clock_ns() > deadline) {
+                break;
+            }
+            co_sleep_ns(1000000);
+        }
+    }
+    if (ret == 0) {
+        file_trim(q, r);
+        ret = flush_file(q, r);
+    }
+    return ret;
 }

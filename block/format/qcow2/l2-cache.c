@@ -8,6 +8,9 @@
  * Given up are clean tables only (not dirty, not being written), the one not used for longest by the second-chance rule.
  * Dirty ones leave when the housekeeping has written them; l2_throttle() keeps their number within bounds.
  *
+ * Nothing yields between the moment when a table gets resident and the return to who asked for it: so it is still there then, however
+ * short memory is, and everybody gets on.
+ *
  * A slot is held by whoever loads, makes or copies the table of one L1 entry; others wait and look again.
  */
 #include "qcow2.h"
@@ -59,7 +62,7 @@ static L2Table *l2_new(Qcow2 *q, uint64_t index, HostOffset offset)
 {
     L2Table *l2 = g_new0(L2Table, 1);
 
-    if (!table_init(&l2->t, offset, q->cluster_size)) {
+    if (!table_init(&l2->t, TABLE_L2, offset, q->cluster_size)) {
         g_free(l2);
         return NULL;
     }
@@ -183,12 +186,12 @@ void l2_free_all(Qcow2 *q)
 
 /* ---- loading ---- */
 
-static int coroutine_fn read_table(Qcow2 *q, Request *r, L2Table *l2)
+static int coroutine_fn read_table(Qcow2 *q, Request *r, L2Table *l2, unsigned flags)
 {
     IoVector v;
 
     iov_init_buf(&v, l2->t.data, l2->t.size);
-    return host_preadv(q, r, l2->t.offset, &v, 0);
+    return host_preadv(q, r, l2->t.offset, &v, flags);
 }
 
 static int coroutine_fn check_l2_offset(Qcow2 *q, Request *r, uint64_t index, HostOffset at)
@@ -209,7 +212,8 @@ static int coroutine_fn check_l2_offset(Qcow2 *q, Request *r, uint64_t index, Ho
 }
 
 /* A new table with what the file has at `at`.  The slot is held. */
-static int coroutine_fn load_new(Qcow2 *q, Request *r, uint64_t index, HostOffset at, L2Table **ret)
+static int coroutine_fn load_new(Qcow2 *q, Request *r, uint64_t index, HostOffset at,
+                                 unsigned flags, L2Table **ret)
 {
     L2Table *l2;
     int err = check_l2_offset(q, r, index, at);
@@ -221,7 +225,7 @@ static int coroutine_fn load_new(Qcow2 *q, Request *r, uint64_t index, HostOffse
     if (!l2) {
         return -ENOMEM;
     }
-    err = read_table(q, r, l2);
+    err = read_table(q, r, l2, flags);
     if (err < 0) {
         l2_free(l2);
         return err;
@@ -230,13 +234,14 @@ static int coroutine_fn load_new(Qcow2 *q, Request *r, uint64_t index, HostOffse
     return 0;
 }
 
-int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index)
+int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index, unsigned flags)
 {
     L2Table *l2 = NULL;
     TableSlot slot;
     uint64_t entry;
     int ret;
 
+    empty_limbo(q);
     pthread_mutex_lock(&q->lock);
     do {
         entry = table_entry(&l1_of(q)->t, index);
@@ -247,7 +252,7 @@ int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index)
     } while (!slot_enter(q, &slot, index));
     pthread_mutex_unlock(&q->lock);
 
-    ret = load_new(q, r, index, host(entry & ENTRY_OFFSET_MASK), &l2);
+    ret = load_new(q, r, index, host(entry & ENTRY_OFFSET_MASK), flags, &l2);
 
     pthread_mutex_lock(&q->lock);
     if (l2) {
@@ -256,7 +261,6 @@ int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index)
     }
     slot_leave(q, &slot);
     pthread_mutex_unlock(&q->lock);
-    empty_limbo(q);
     return ret;
 }
 
@@ -280,7 +284,7 @@ static int coroutine_fn make_own(Qcow2 *q, Request *r, uint64_t index, uint64_t 
     int ret;
 
     if (old.v) {
-        ret = load_new(q, r, index, old, &l2);
+        ret = load_new(q, r, index, old, 0, &l2);
     } else {
         l2 = l2_new(q, index, old);
         ret = l2 ? 0 : -ENOMEM;
@@ -317,6 +321,7 @@ static int coroutine_fn make_own(Qcow2 *q, Request *r, uint64_t index, uint64_t 
 
 int coroutine_fn l2_prepare(Qcow2 *q, Request *r, uint64_t index)
 {
+    empty_limbo(q);
     for (;;) {
         TableSlot slot;
         uint64_t entry;
@@ -330,7 +335,7 @@ int coroutine_fn l2_prepare(Qcow2 *q, Request *r, uint64_t index)
         }
         if (entry & ENTRY_OFFSET_MASK && entry & ENTRY_COPIED) {
             pthread_mutex_unlock(&q->lock);
-            ret = l2_load(q, r, index);
+            ret = l2_load(q, r, index, 0);
             if (ret < 0) {
                 return ret;
             }
@@ -348,7 +353,6 @@ int coroutine_fn l2_prepare(Qcow2 *q, Request *r, uint64_t index)
         make_room(q);
         slot_leave(q, &slot);
         pthread_mutex_unlock(&q->lock);
-        empty_limbo(q);
         if (ret < 0) {
             return ret;
         }

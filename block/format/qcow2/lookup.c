@@ -93,7 +93,8 @@ static Look look(Qcow2 *q, uint64_t offset, uint64_t bytes, Mapping *ret)
     return answer;
 }
 
-int coroutine_fn qcow2_lookup(Node *n, Request *r, uint64_t offset, uint64_t bytes, Mapping *ret)
+int coroutine_fn qcow2_lookup(Node *n, Request *r, uint64_t offset, uint64_t bytes, unsigned flags,
+                              Mapping *ret)
 {
     Qcow2 *q = qcow2_of(n);
 
@@ -111,7 +112,7 @@ int coroutine_fn qcow2_lookup(Node *n, Request *r, uint64_t offset, uint64_t byt
                                  "x of guest offset 0x%" G_GINT64_MODIFIER "x is invalid",
                                  ret->entry, offset);
         }
-        err = l2_load(q, r, offset >> (q->cluster_bits + q->l2_bits));
+        err = l2_load(q, r, offset >> (q->cluster_bits + q->l2_bits), flags);
         if (err < 0) {
             return err;
         }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Opening and closing, and the driver's table.
+ * The qcow2 driver: opening and closing.
  *
- * Opening reads the header, the L1 table and the refcount table; everything in them is checked before it is used.  Refcount blocks and
- * L2 tables are read when they are needed.
+ * Opening reads the header, L1, where snapshots have their tables and, if the image may be written, the refcount table; everything
+ * else is read when it is needed.  It changes nothing in the file but auto-clear bits of features nobody here knows, and
+ * these only in a writable image.
  */
 #include "qapi-types.h"
 #include "qcow2.h"
@@ -11,298 +12,227 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define DEFAULT_L2_CACHE       (UINT64_C(32) << 20)
-#define DEFAULT_REFCOUNT_CACHE (UINT64_C(4) << 20)
+#define FIRST_READ 65536u
 
-static bool size_option(bool has, int64_t value, uint64_t fallback, const char *name, uint64_t *ret,
-                        Error **errp)
+static void clean_cache(void *opaque)
 {
-    if (has && value < 0) {
-        error_set(errp, ERROR_INVALID, name, "open", "Parameter '%s' expects a non-negative value",
-                  name);
-        return false;
-    }
-    *ret = has && value > 0 ? (uint64_t)value : fallback;
-    return true;
+    Qcow2 *q = opaque;
+
+    l2_clean(q);
+    timer_arm(&q->clean_timer, clock_ns() + q->opt.clean_interval * INT64_C(1000000000));
 }
 
-bool qcow2_options(Node *n, const BlockdevOptions *options, Qcow2Options *ret, Error **errp)
+static Qcow2 *state_new(Node *n)
 {
-    const BlockdevOptionsQcow2 *o = &options->u.qcow2;
-    uint64_t all;
+    Qcow2 *q = g_new0(Qcow2, 1);
 
-    *ret = (Qcow2Options){
-        .lazy_refcounts = o->has_lazy_refcounts && o->lazy_refcounts,
-        .discard_request = o->has_pass_discard_request ? o->pass_discard_request : n->discard_unmap,
-        .discard_other = o->has_pass_discard_other && o->pass_discard_other,
-        .discard_no_unref = o->has_discard_no_unref && o->discard_no_unref,
-    };
-    if (!size_option(o->has_cache_size, o->cache_size, DEFAULT_L2_CACHE + DEFAULT_REFCOUNT_CACHE,
-                     "cache-size", &all, errp)) {
-        return false;
-    }
-    return size_option(o->has_l2_cache_size, o->l2_cache_size,
-                       o->has_cache_size ? all - all / 8 : DEFAULT_L2_CACHE, "l2-cache-size",
-                       &ret->l2_cache_size, errp) &&
-           size_option(o->has_refcount_cache_size, o->refcount_cache_size,
-                       o->has_cache_size ? all / 8 : DEFAULT_REFCOUNT_CACHE, "refcount-cache-size",
-                       &ret->refcount_cache_size, errp);
+    *(Qcow2 **)n->state = q;
+    q->node = n;
+    q->uses = aligned_alloc(64, LOOP_SLOTS * sizeof(UseCount));
+    g_assert(q->uses);
+    memset(q->uses, 0, LOOP_SLOTS * sizeof(UseCount));
+    header_init(&q->header);
+    co_mutex_init(&q->flush_lock);
+    co_mutex_init(&q->resize_lock);
+    co_mutex_init(&q->alloc_lock);
+    co_mutex_init(&q->header_lock);
+    co_range_lock_init(&q->ranges);
+    pthread_mutex_init(&q->lock, NULL);
+    co_queue_init(&q->keeper_waiters);
+    q->dirty_tables = g_ptr_array_new();
+    q->drops = g_array_new(false, false, sizeof(Drop));
+    q->durable = g_array_new(false, false, sizeof(Drop));
+    q->waiting = g_array_new(false, false, sizeof(Drop));
+    q->snapshot_ranges = g_array_new(false, false, sizeof(MetaRange));
+    return q;
 }
 
-/* ---- pieces of open ---- */
+/* Nobody uses it any more. */
+static void state_free(Qcow2 *q)
+{
+    L1 *l1 = l1_of(q);
 
+    if (l1) {
+        l2_free_all(q);
+        l1_free(l1);
+    }
+    refcount_free_all(q);
+    overlap_close(q);
+    g_array_free(q->snapshot_ranges, true);
+    g_array_free(q->waiting, true);
+    g_array_free(q->durable, true);
+    g_array_free(q->drops, true);
+    g_ptr_array_free(q->dirty_tables, true);
+    pthread_mutex_destroy(&q->lock);
+    co_range_lock_destroy(&q->ranges);
+    co_mutex_destroy(&q->header_lock);
+    co_mutex_destroy(&q->alloc_lock);
+    co_mutex_destroy(&q->resize_lock);
+    co_mutex_destroy(&q->flush_lock);
+    header_clear(&q->header);
+    free(q->uses);
+    *(Qcow2 **)q->node->state = NULL;
+    g_free(q);
+}
+
+/* The first cluster, or what the file has of it. */
 static bool coroutine_fn read_header(Qcow2 *q, Request *r, Error **errp)
 {
     uint64_t size = edge_size(q->node->file, r);
-    g_autofree uint8_t *buf = NULL;
-    uint8_t start[QCOW2_OUR_HEADER] = {0};
-    size_t cluster, len;
-    int ret = edge_pread(q->node->file, r, guest(0), start, MIN(size, sizeof(start)), 0);
+    size_t len = MIN(size, FIRST_READ), cluster;
+    uint8_t *buf = block_try_alloc(len);
+    bool ok;
+    int ret = buf ? edge_pread(q->node->file, r, guest(0), buf, len, 0) : -ENOMEM;
 
-    if (ret == 0) {
-        cluster = header_cluster_size(start, MIN(size, sizeof(start)));
-        len = cluster ? MIN(cluster, size) : MIN(size, sizeof(start));
-        buf = g_malloc0(MAX(len, sizeof(start)));
-        ret = edge_pread(q->node->file, r, guest(0), buf, len, 0);
-        if (ret == 0) {
-            return header_parse(&q->header, buf, len, errp) &&
-                   header_check_supported(&q->header, !atomic_load(&q->node->read_only), errp);
-        }
+    cluster = ret == 0 ? header_cluster_size(buf, len) : 0;
+    if (cluster > len && size > len) {
+        free(buf);
+        len = MIN(size, cluster);
+        buf = block_try_alloc(len);
+        ret = buf ? edge_pread(q->node->file, r, guest(0), buf, len, 0) : -ENOMEM;
+    } else if (cluster) {
+        len = MIN(len, cluster);
     }
-    error_set_errno(errp, -ret, q->node->name, "open", "Could not read qcow2 header");
-    return false;
-}
-
-static bool setup(Qcow2 *q, Error **errp)
-{
-    const Qcow2Header *h = &q->header;
-    Node *n = q->node;
-
-    q->version = h->version;
-    q->cluster_bits = h->cluster_bits;
-    q->cluster_size = UINT64_C(1) << h->cluster_bits;
-    q->refcount_order = h->version < 3 ? 4 : h->refcount_order;
-    q->l2_bits = h->cluster_bits - 3;
-    q->compression = h->compression;
-    q->table_align = MAX(SECTOR, n->file->target->limits.request_alignment);
-    q->l2_limit = MAX(q->opt.l2_cache_size >> h->cluster_bits, 4);
-    q->refblock_limit = MAX(q->opt.refcount_cache_size >> h->cluster_bits, 4);
-    q->opened_dirty = h->incompatible & INCOMPAT_DIRTY;
-    q->uses = aligned_alloc(64, LOOP_SLOTS * sizeof(UseCount));
-    if (!q->uses) {
-        error_set_errno(errp, ENOMEM, n->name, "open", "Could not allocate memory");
-        return false;
+    if (ret < 0) {
+        error_set_errno(errp, -ret, q->node->name, "open", "Could not read qcow2 header");
+        ok = false;
+    } else {
+        ok = header_parse(&q->header, buf, len, errp);
     }
-    memset(q->uses, 0, LOOP_SLOTS * sizeof(UseCount));
-    return true;
+    free(buf);
+    return ok;
 }
 
 static bool coroutine_fn read_l1(Qcow2 *q, Request *r, Error **errp)
 {
-    const Qcow2Header *h = &q->header;
-    uint64_t need = div_up(h->size, UINT64_C(1) << (q->cluster_bits + q->l2_bits));
-    uint32_t bytes = h->l1_size * 8, room = MAX((bytes + SECTOR - 1) & ~(SECTOR - 1), SECTOR);
-    uint64_t file = edge_size(q->node->file, r);
-    L1 *l1;
+    uint64_t covers = UINT64_C(1) << (q->cluster_bits + q->l2_bits);
+    L1 *l1 = l1_new(q->header.l1_offset, q->header.l1_size, div_up(q->header.size, covers));
     int ret = 0;
 
-    if (need > h->l1_size) {
-        error_set(errp, ERROR_CORRUPT, q->node->name, "open", "L1 table is too small");
+    if (!l1) {
+        error_set_errno(errp, ENOMEM, q->node->name, "open", "Could not read L1 table");
         return false;
     }
-    l1 = g_malloc0(sizeof(L1) + need * sizeof(l1->l2[0]));
-    l1->entries = h->l1_size;
-    l1->covered = need;
-    if (!table_init(&l1->t, h->l1_offset, room)) {
-        ret = -ENOMEM;
-    } else if (bytes) {
-        ret = h->l1_offset.v + bytes <= file
-                  ? edge_pread(q->node->file, r, host_to_child(h->l1_offset), l1->t.data, bytes, 0)
-                  : -EIO;
-    }
-    l1->t.kind = TABLE_L1;
     atomic_store(&q->l1, l1);
+    if (l1->entries > 0) {
+        ret = edge_pread(q->node->file, r, host_to_child(l1->t.offset), l1->t.data,
+                         (size_t)l1->entries * 8, 0);
+    }
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "open", "Could not read L1 table");
-        return false;
     }
-    return true;
+    return ret == 0;
 }
 
-/* Internal snapshots: their tables must not be written over.  Their clusters are safe by their refcounts. */
-static bool coroutine_fn read_snapshots(Qcow2 *q, Request *r, Error **errp)
+static void take_header(Qcow2 *q)
 {
     const Qcow2Header *h = &q->header;
-    uint64_t at = h->snapshots_offset.v;
 
-    for (uint32_t i = 0; i < h->nb_snapshots; i++) {
-        uint8_t fixed[40];
-        uint64_t l1_at, l1_bytes, next;
-        MetaRange m;
-        int ret = edge_pread(q->node->file, r, guest(at), fixed, sizeof(fixed), 0);
-
-        if (ret < 0) {
-            error_set_errno(errp, -ret, q->node->name, "open", "Could not read snapshots");
-            return false;
-        }
-        l1_at = get_be64(fixed);
-        l1_bytes = (uint64_t)get_be32(fixed + 8) * 8;
-        next = at + 40 + get_be32(fixed + 36) + (fixed[12] << 8 | fixed[13]) +
-               (fixed[14] << 8 | fixed[15]);
-        next = (next + 7) & ~UINT64_C(7);
-        if (in_cluster(q, l1_at) || l1_bytes > QCOW2_MAX_L1_BYTES ||
-            l1_at >= QCOW2_MAX_HOST_OFFSET || next - h->snapshots_offset.v > QCOW2_MAX_SNAP_BYTES) {
-            error_set(errp, ERROR_CORRUPT, q->node->name, "open", "Snapshot table is invalid");
-            return false;
-        }
-        m = (MetaRange){l1_at >> q->cluster_bits,
-                        (l1_at + l1_bytes + q->cluster_size - 1) >> q->cluster_bits};
-        g_array_append_val(q->snapshot_ranges, m);
-        at = next;
-    }
-    if (h->nb_snapshots) {
-        MetaRange m = {h->snapshots_offset.v >> q->cluster_bits,
-                       (at + q->cluster_size - 1) >> q->cluster_bits};
-
-        g_array_append_val(q->snapshot_ranges, m);
-    }
-    return true;
+    q->version = h->version;
+    q->cluster_bits = h->cluster_bits;
+    q->cluster_size = UINT64_C(1) << h->cluster_bits;
+    q->refcount_order = h->refcount_order;
+    q->l2_bits = h->cluster_bits - 3;
+    q->compression = h->compression;
+    q->disk_size = h->size;
+    q->opened_dirty = h->incompatible & INCOMPAT_DIRTY;
+    atomic_store(&q->corrupt, (h->incompatible & INCOMPAT_CORRUPT) != 0);
 }
 
-/* What a writable image needs beyond. */
+static void set_limits(Node *n, const Qcow2 *q)
+{
+    n->limits.request_alignment = 1;
+    n->limits.memory_alignment = 1;
+    n->limits.write_zeroes_alignment = q->cluster_size;
+    n->limits.discard_alignment = q->cluster_size;
+}
+
+/* What only a writable image needs. */
 static bool coroutine_fn open_writable(Qcow2 *q, Request *r, Error **errp)
 {
-    uint64_t unknown = q->header.autoclear;
     int ret;
 
     if (!reft_open(q, r, errp) || !overlap_open(q, errp)) {
         return false;
     }
     q->tail = div_up(edge_size(q->node->file, r), q->cluster_size);
-    q->max_tail = q->tail;
-    if (unknown) {
-        /* Nobody here keeps what these bits promise. */
+    q->max_tail = 0;
+    if (q->header.autoclear) {
         ret = header_write_bits(q, r, q->header.incompatible, 0);
         if (ret < 0) {
-            error_set_errno(errp, -ret, q->node->name, "open", "Could not write the image header");
+            error_set_errno(errp, -ret, q->node->name, "open", "Could not update qcow2 header");
             return false;
         }
     }
     return true;
 }
 
-static void free_state(Qcow2 *q)
+static bool coroutine_fn open_image(Node *n, Request *r, const BlockdevOptions *options,
+                                    Error **errp)
 {
-    L1 *l1 = atomic_load(&q->l1);
+    Qcow2 *q = qcow2_of(n);
+    bool writable = !atomic_load(&n->read_only);
 
-    if (l1) {
-        l2_free_all(q);
-        table_clear(&l1->t);
-        g_free(l1);
+    if (!read_header(q, r, errp) || !header_check_supported(&q->header, writable, errp)) {
+        return false;
     }
-    if (q->blocks) {
-        refcount_free_all(q);
-    } else {
-        table_clear(&q->reft);
+    take_header(q);
+    qcow2_set_cache_limits(q);
+    q->table_align = MAX(SECTOR, n->file->target->limits.request_alignment);
+    if (!qcow2_check_entry_size(n, options, errp) || !read_l1(q, r, errp) ||
+        !snapshots_open(q, r, errp)) {
+        return false;
     }
-    overlap_close(q);
-    header_clear(&q->header);
-    free(q->uses);
-    g_ptr_array_free(q->dirty_tables, true);
-    g_array_free(q->drops, true);
-    g_array_free(q->durable, true);
-    g_array_free(q->waiting, true);
-    g_array_free(q->snapshot_ranges, true);
-    co_mutex_destroy(&q->flush_lock);
-    co_mutex_destroy(&q->alloc_lock);
-    co_mutex_destroy(&q->header_lock);
-    co_range_lock_destroy(&q->ranges);
-    pthread_mutex_destroy(&q->lock);
-    *(Qcow2 **)q->node->state = NULL;
-    g_free(q);
-}
-
-static Qcow2 *new_state(Node *n)
-{
-    Qcow2 *q = g_new0(Qcow2, 1);
-
-    q->node = n;
-    header_init(&q->header);
-    q->dirty_tables = g_ptr_array_new();
-    q->drops = g_array_new(false, false, sizeof(Drop));
-    q->durable = g_array_new(false, false, sizeof(Drop));
-    q->waiting = g_array_new(false, false, sizeof(Drop));
-    q->snapshot_ranges = g_array_new(false, false, sizeof(MetaRange));
-    co_mutex_init(&q->flush_lock);
-    co_mutex_init(&q->alloc_lock);
-    co_mutex_init(&q->header_lock);
-    co_range_lock_init(&q->ranges);
-    co_queue_init(&q->keeper_waiters);
-    pthread_mutex_init(&q->lock, NULL);
-    *(Qcow2 **)n->state = q;
-    return q;
-}
-
-static bool coroutine_fn load(Qcow2 *q, Error **errp)
-{
-    bool ok;
-    Request r;
-
-    request_begin(&r, atomic_load(&q->node->read_only) ? REQUEST_READ : REQUEST_WRITE);
-    ok = read_header(q, &r, errp) && setup(q, errp) && read_l1(q, &r, errp) &&
-         read_snapshots(q, &r, errp) &&
-         (atomic_load(&q->node->read_only) || open_writable(q, &r, errp));
-    request_end(&r);
-    return ok;
+    return !writable || open_writable(q, r, errp);
 }
 
 static bool coroutine_fn qcow2_open(Node *n, const BlockdevOptions *options, Error **errp)
 {
-    const BlockdevOptionsQcow2 *o = &options->u.qcow2;
-    Qcow2 *q = new_state(n);
+    Qcow2 *q = state_new(n);
+    Request r;
+    bool ok;
 
     if (!qcow2_options(n, options, &q->opt, errp) ||
-        !node_open_child(n, o->file, "file", EDGE_STORAGE, errp)) {
-        free_state(q);
+        !node_open_child(n, options->u.qcow2.file, "file", EDGE_STORAGE, errp)) {
+        state_free(q);
         return false;
     }
     if (n->auto_read_only && atomic_load(&n->file->target->read_only)) {
         atomic_store(&n->read_only, true);
     }
-    if (!load(q, errp)) {
-        free_state(q);
+    request_begin(&r, REQUEST_WRITE);
+    ok = open_image(n, &r, options, errp);
+    request_end(&r);
+    if (ok) {
+        atomic_store(&n->size, q->header.size);
+        set_limits(n, q);
+        ok = node_open_backing(n, options->u.qcow2.backing, q->header.backing_file,
+                               q->header.backing_format, errp);
+    }
+    if (!ok) {
+        state_free(q);
         return false;
     }
-    atomic_store(&n->size, q->header.size);
-    n->limits.write_zeroes_alignment = n->limits.discard_alignment = q->cluster_size;
-    if (!node_open_backing(n, o->backing, q->header.backing_file, q->header.backing_format, errp)) {
-        free_state(q);
-        return false;
+    timer_init(&q->clean_timer, clean_cache, q);
+    if (q->opt.clean_interval) {
+        timer_arm(&q->clean_timer, clock_ns() + q->opt.clean_interval * INT64_C(1000000000));
     }
     return true;
 }
 
-/* Everything into the file, for as long as it can be written. */
+/* Gives up writing: all that is in memory gets into the file. */
 static void coroutine_fn finish_writing(Qcow2 *q)
 {
     Request r;
     int ret;
 
     keeper_stop(q);
-    if (atomic_load(&q->corrupt)) {
-        return;
-    }
     request_begin(&r, REQUEST_WRITE);
     ret = qcow2_write_everything(q, &r);
-    if (ret == 0) {
-        co_mutex_lock(&q->alloc_lock);
-        file_trim(q, &r);
-        co_mutex_unlock(&q->alloc_lock);
-    }
     request_end(&r);
     if (ret < 0) {
-        log_warn("%s: could not write all tables back: %s",
-                 q->node->filename ? q->node->filename : q->node->name, g_strerror(-ret));
+        log_error("%s: writing metadata back failed: %s",
+                  q->node->filename ? q->node->filename : q->node->name, g_strerror(-ret));
     }
 }
 
@@ -310,12 +240,13 @@ static void coroutine_fn qcow2_close(Node *n)
 {
     Qcow2 *q = qcow2_of(n);
 
+    timer_cancel(&q->clean_timer);
     if (!atomic_load(&n->read_only)) {
         finish_writing(q);
     } else {
         keeper_stop(q);
     }
-    free_state(q);
+    state_free(q);
 }
 
 static void coroutine_fn qcow2_ro_commit(Node *n)
@@ -340,5 +271,6 @@ const BlockDriver driver_qcow2 = {
     .pwrite_zeroes = qcow2_pwrite_zeroes,
     .pdiscard = qcow2_pdiscard,
     .flush = qcow2_flush,
+    .truncate = qcow2_truncate,
     .block_status = qcow2_block_status,
 };

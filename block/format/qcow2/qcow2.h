@@ -27,7 +27,7 @@
  *  - A guest cluster gets its mapping changed by whoever holds its range in `ranges`; discards and zero writes as well.
  *  - In-place writes need no lock: they are uses, and Q4 protects what they write to.
  *
- * Lock order: Node.flush_lock, ranges, flush_lock, table slot (l2-cache.c), alloc_lock, header_lock, lock.  `lock` is a pthread mutex,
+ * Lock order: Node.flush_lock, resize_lock, flush_lock, ranges, table slot (l2-cache.c), alloc_lock, header_lock, lock.  `lock` is a pthread mutex,
  * held for moments and never across a yield; the others are coroutine locks.
  */
 #ifndef QCOW2_QCOW2_H
@@ -58,8 +58,8 @@ typedef struct Table {
     unsigned writing;     /* under lock: write-backs that have a copy of it */
 } Table;
 
-bool table_init(Table *t, HostOffset offset,
-                uint32_t size); /* zeroed and clean; false: no memory */
+/* Zeroed and clean; false: no memory. */
+bool table_init(Table *t, TableKind kind, HostOffset offset, uint32_t size);
 void table_clear(Table *t);
 
 typedef struct L2Table {
@@ -76,6 +76,9 @@ typedef struct L1 {
     uint32_t covered;        /* entries that the disk's size needs: length of l2 */
     _Atomic(L2Table *) l2[]; /* resident tables */
 } L1;
+
+L1 *l1_new(HostOffset offset, uint32_t entries, uint32_t covered); /* zeroed; NULL: no memory */
+void l1_free(L1 *l1);
 
 typedef struct RefBlock {
     Table t;
@@ -130,7 +133,8 @@ typedef struct Qcow2 {
         meta_gen; /* changes that a flush has to make durable (incremented under lock) ... */
     _Atomic uint64_t meta_done; /* ... and how far that has been done */
 
-    CoRangeLock ranges; /* guest clusters (bytes) whose mapping changes */
+    CoMutex resize_lock; /* one resize at a time */
+    CoRangeLock ranges;  /* guest clusters (bytes) whose mapping changes */
 
     /* ---- alloc_lock: refcount blocks coming and going, refilling the run ---- */
     CoMutex alloc_lock;
@@ -161,7 +165,8 @@ typedef struct Qcow2 {
     RefBlock *run_block;
     uint64_t run_next, run_end; /* the run, inside run_block */
     bool run_fresh;
-    bool l1_moved;
+    bool l1_moved;      /* the header does not name its place and size yet */
+    uint64_t disk_size; /* what the header shall say; under flush_lock */
     /* drops */
     GArray *drops;     /* of Drop: not durable yet */
     GArray *durable;   /* durable, uses not waited for yet */
@@ -244,8 +249,9 @@ typedef struct Mapping {
     uint64_t entry;  /* COMPRESSED: the L2 entry */
 } Mapping;
 
-/* Where [offset, offset + bytes) is; bytes > 0.  0 or a negative errno.  The caller is in a use. */
-int coroutine_fn qcow2_lookup(Node *n, Request *r, uint64_t offset, uint64_t bytes, Mapping *ret);
+/* Where [offset, offset + bytes) is; bytes > 0; flags: of the read that wants to know.  0 or a negative errno.  The caller is in a use. */
+int coroutine_fn qcow2_lookup(Node *n, Request *r, uint64_t offset, uint64_t bytes, unsigned flags,
+                              Mapping *ret);
 /* Meaning of one L2 entry; false: it cannot be. */
 bool entry_decode(const Qcow2 *q, uint64_t entry, Mapping *ret);
 
@@ -266,7 +272,7 @@ static inline L1 *l1_of(Qcow2 *q)
     return atomic_load_explicit(&q->l1, memory_order_acquire);
 }
 /* Makes the table of L1 entry `index` resident; 0 without a table if the entry is empty. */
-int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index);
+int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index, unsigned flags);
 /* Makes it resident and ours alone, with one of its own if need be.  A success says nothing about the next moment: look again
  * under lock with l2_writable(). */
 int coroutine_fn l2_prepare(Qcow2 *q, Request *r, uint64_t index);
@@ -330,6 +336,8 @@ int coroutine_fn qcow2_corrupt(Qcow2 *q, Request *r, const char *fmt, ...) G_GNU
 
 int coroutine_fn qcow2_flush(Node *n, Request *r);
 int coroutine_fn qcow2_write_back(Qcow2 *q, Request *r);
+/* The same with flush_lock held. */
+int coroutine_fn write_back_locked(Qcow2 *q, Request *r);
 /* Under lock: something that a flush has to make durable has changed. */
 static inline void meta_changed(Qcow2 *q)
 {
@@ -365,15 +373,21 @@ int coroutine_fn qcow2_truncate(Node *n, Request *r, uint64_t size, bool exact);
 int coroutine_fn qcow2_block_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                     unsigned flags, bool precise, uint64_t *ret_bytes,
                                     HostOffset *ret_map);
+/* Bytes the image file has, for a read with these flags. */
+uint64_t file_size(Qcow2 *q, Request *r, unsigned flags);
 /* Reads from the image file; what lies beyond its end in a cluster that it has in part reads as zeroes. */
 int coroutine_fn host_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector *iov,
                              unsigned flags);
 /* Bytes [from, from + iov->size) of a compressed cluster. */
 int coroutine_fn qcow2_read_compressed(Qcow2 *q, Request *r, uint64_t entry, uint64_t from,
-                                       const IoVector *iov);
+                                       const IoVector *iov, unsigned flags);
 
 bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp);
 bool qcow2_facts(Node *n, ImageFacts *ret_facts, Error **errp);
 bool qcow2_options(Node *n, const struct BlockdevOptions *options, Qcow2Options *ret, Error **errp);
+bool qcow2_check_entry_size(Node *n, const struct BlockdevOptions *options, Error **errp);
+void qcow2_set_cache_limits(Qcow2 *q);
+/* Finds the snapshots' tables. */
+bool coroutine_fn snapshots_open(Qcow2 *q, Request *r, Error **errp);
 
 #endif

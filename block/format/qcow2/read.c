@@ -6,16 +6,24 @@
  * Otherwise it is cut into pieces that run beside each other.
  */
 #include "batch.h"
+#include "block/io-internal.h"
 #include "qcow2.h"
 #include <errno.h>
 #include <stdlib.h>
 
 #define MAX_PIECES 16
 
+uint64_t file_size(Qcow2 *q, Request *r, unsigned flags)
+{
+    Node *file = edge_enter_flags(q->node->file, r, flags);
+
+    return atomic_load_explicit(&file->size, memory_order_acquire);
+}
+
 int coroutine_fn host_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector *iov,
                              unsigned flags)
 {
-    uint64_t size = edge_size(q->node->file, r);
+    uint64_t size = file_size(q, r, flags);
     g_auto(IoVector) part = {0};
     int ret;
 
@@ -45,11 +53,11 @@ static int coroutine_fn read_mapped(Node *n, Request *r, uint64_t offset, const 
 
     switch (m->type) {
     case MAP_DATA:
-        return host_preadv(q, r, m->host, iov, flags & REQ_PREFETCH);
+        return host_preadv(q, r, m->host, iov, flags);
     case MAP_UNALLOCATED:
         return backing_preadv(n, r, guest(offset), iov, flags);
     case MAP_COMPRESSED:
-        return qcow2_read_compressed(q, r, m->entry, in_cluster(q, offset), iov);
+        return qcow2_read_compressed(q, r, m->entry, in_cluster(q, offset), iov, flags);
     case MAP_ZERO:
     case MAP_ZERO_ALLOC:
         break;
@@ -94,7 +102,7 @@ static int coroutine_fn read_pieces(Node *n, Request *r, uint64_t offset, const 
         }
         p.from += p.m.bytes;
         p.offset += p.m.bytes;
-        ret = b.ret < 0 ? b.ret : qcow2_lookup(n, r, p.offset, iov->size - p.from, &p.m);
+        ret = b.ret < 0 ? b.ret : qcow2_lookup(n, r, p.offset, iov->size - p.from, flags, &p.m);
     }
     if (ret == 0) {
         ret = read_piece(&p);
@@ -109,7 +117,7 @@ int coroutine_fn qcow2_preadv(Node *n, Request *r, GuestOffset offset, const IoV
     Qcow2 *q = qcow2_of(n);
     unsigned phase = use_begin(q, r->slot);
     Mapping m;
-    int ret = qcow2_lookup(n, r, offset.v, iov->size, &m);
+    int ret = qcow2_lookup(n, r, offset.v, iov->size, flags, &m);
 
     if (ret == 0) {
         ret = G_LIKELY(m.bytes == iov->size) ? read_mapped(n, r, offset.v, &m, iov, flags)

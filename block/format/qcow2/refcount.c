@@ -71,7 +71,7 @@ bool coroutine_fn reft_open(Qcow2 *q, Request *r, Error **errp)
     uint32_t bytes = q->header.reft_clusters << q->cluster_bits;
     int ret;
 
-    if (!table_init(&q->reft, q->header.reft_offset, bytes)) {
+    if (!table_init(&q->reft, TABLE_REFT, q->header.reft_offset, bytes)) {
         error_set_errno(errp, ENOMEM, q->node->name, "open", "Could not read refcount table");
         return false;
     }
@@ -108,7 +108,7 @@ static RefBlock *block_new(Qcow2 *q, HostOffset at)
 {
     RefBlock *b = g_new0(RefBlock, 1);
 
-    if (!table_init(&b->t, at, q->cluster_size)) {
+    if (!table_init(&b->t, TABLE_REFBLOCK, at, q->cluster_size)) {
         g_free(b);
         return NULL;
     }
@@ -310,7 +310,7 @@ int coroutine_fn reft_grow(Qcow2 *q, Request *r, ClusterIndex start)
     if (ret < 0) {
         return ret;
     }
-    if (!table_init(&table, cluster_start(start, q->cluster_bits),
+    if (!table_init(&table, TABLE_REFT, cluster_start(start, q->cluster_bits),
                     p.table_clusters << q->cluster_bits)) {
         return -ENOMEM;
     }

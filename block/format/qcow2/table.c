@@ -27,9 +27,9 @@ static bool dirty_bit(const Table *t, uint32_t sector)
     return t->dirty[sector / WORD_BITS] >> (sector % WORD_BITS) & 1;
 }
 
-bool table_init(Table *t, HostOffset offset, uint32_t size)
+bool table_init(Table *t, TableKind kind, HostOffset offset, uint32_t size)
 {
-    *t = (Table){.offset = offset, .size = size};
+    *t = (Table){.kind = kind, .offset = offset, .size = size};
     t->data = block_try_alloc(size);
     if (!t->data) {
         return false;
@@ -44,6 +44,26 @@ void table_clear(Table *t)
     free(t->data);
     g_free(t->dirty);
     *t = (Table){0};
+}
+
+L1 *l1_new(HostOffset offset, uint32_t entries, uint32_t covered)
+{
+    L1 *l1 = g_malloc0(sizeof(L1) + covered * sizeof(l1->l2[0]));
+    uint64_t bytes = MAX(((uint64_t)entries * 8 + SECTOR - 1) & ~(uint64_t)(SECTOR - 1), SECTOR);
+
+    if (!table_init(&l1->t, TABLE_L1, offset, bytes)) {
+        g_free(l1);
+        return NULL;
+    }
+    l1->entries = entries;
+    l1->covered = covered;
+    return l1;
+}
+
+void l1_free(L1 *l1)
+{
+    table_clear(&l1->t);
+    g_free(l1);
 }
 
 bool table_is_dirty(const Table *t)
@@ -123,6 +143,11 @@ void copies_take(Qcow2 *q, TableCopies *c, Table *t)
         s = to - 1;
     }
     memset(t->dirty, 0, div_up(n, WORD_BITS) * sizeof(unsigned long));
+    if (t->queued) {
+        t->queued = false;
+        g_ptr_array_remove_fast(q->dirty_tables, t);
+        atomic_store_explicit(&q->ndirty, q->dirty_tables->len, memory_order_relaxed);
+    }
     if (any) {
         t->writing++;
         g_ptr_array_add(c->tables, t);

@@ -2,273 +2,371 @@
 /*
  * Writing.
  *
- * In place: the clusters are allocated and ours alone; the request goes on to the file as it came, with no lock.
+ * In place: the cluster is ours alone (COPIED).  One look at the mapping, one write to the file; no lock.
  *
- * Otherwise clusters are allocated, under a lock on the guest range (whole clusters): data goes there together with what the request does
- * not cover of its first and last cluster (the pads), which is copied from where it is now; when all that is in the file, the
- * L2 entries are set.  Pads that come from the backing chain are read with REQ_COPY: the copy must not miss an old write (T6).
+ * Everything else gets clusters first, under the range lock of the guest clusters concerned:
  *
- * A failure before the entries are set gives the clusters back and changes nothing (Q6).
+ *   1. look again, since another write may have been first
+ *   2. a table to put the result into, and host clusters
+ *   3. what the guest does not write of its first and last cluster is read from where it was ("head" and "tail")
+ *   4. head, data and tail are written in one piece; zeroes are left out where the cluster is fresh
+ *   5. the entries are set; from here on others see it.  What they referred to before is dropped.
+ *
+ * A failure before 5 gives the clusters back and changes nothing else (Q6).
  */
+#include "batch.h"
 #include "qcow2.h"
 #include <errno.h>
 #include <stdlib.h>
 
-#define MAX_ALLOC (UINT64_C(16) << 20) /* bytes allocated in one step */
-
-/* A step of an allocating write; the range is locked. */
-typedef struct Step {
-    Node *n;
-    Qcow2 *q;
-    Request *r;
-    uint64_t offset, bytes; /* guest range: within one L2 table, one kind of mapping */
-    uint64_t start;         /* of the first cluster */
-    Mapping m;              /* of offset */
-    ClusterIndex first;     /* where it goes */
-    uint64_t count;
-    bool fresh, reuse;    /* reuse: the host clusters are there already (ZERO_ALLOC) */
-    uint8_t *head, *tail; /* pads; NULL: none, or left as they are because they read as zeroes */
-    uint64_t head_len, tail_len;
-} Step;
-
-/* ---- pads ---- */
-
-static int coroutine_fn read_pad(Step *s, uint64_t at, uint64_t len, const Mapping *m, uint8_t *buf)
-{
-    IoVector v;
-
-    iov_init_buf(&v, buf, len);
-    switch (m->type) {
-    case MAP_UNALLOCATED:
-        return backing_preadv(s->n, s->r, guest(at), &v, REQ_COPY);
-    case MAP_DATA:
-        return host_preadv(s->q, s->r,
-                           host_add(m->host, in_cluster(s->q, at) - in_cluster(s->q, m->host.v)),
-                           &v, 0);
-    case MAP_COMPRESSED:
-        return qcow2_read_compressed(s->q, s->r, m->entry, in_cluster(s->q, at), &v);
-    default:
-        memset(buf, 0, len);
-        return 0;
-    }
-}
-
-static bool pads_are_zero(const Step *s)
-{
-    return s->m.type == MAP_ZERO || s->m.type == MAP_ZERO_ALLOC ||
-           (s->m.type == MAP_UNALLOCATED &&
-            !atomic_load_explicit(&s->n->backing, memory_order_acquire));
-}
-
-static int coroutine_fn make_pads(Step *s)
-{
-    uint64_t end = s->offset + s->bytes,
-             size = atomic_load_explicit(&s->n->size, memory_order_acquire);
-    int ret = 0;
-
-    s->head_len = s->offset - s->start;
-    s->tail_len = cluster_ceil(s->q, end) - end;
-    if ((s->head_len == 0 && s->tail_len == 0) || (s->fresh && pads_are_zero(s))) {
-        return 0;
-    }
-    if (s->head_len) {
-        s->head = block_try_alloc(s->head_len);
-        ret = s->head ? read_pad(s, s->start, s->head_len, &s->m, s->head) : -ENOMEM;
-    }
-    if (s->tail_len && ret == 0) {
-        Mapping m = s->m;
-        uint64_t inside =
-            end < size ? MIN(s->tail_len, size - end) : 0; /* the disk may end within the cluster */
-
-        s->tail = block_try_alloc(s->tail_len);
-        if (!s->tail) {
-            return -ENOMEM;
-        }
-        memset(s->tail + inside, 0, s->tail_len - inside);
-        if (inside && m.type == MAP_DATA) {
-            m.host = host_add(m.host, end - 1 - s->offset); /* in the last cluster */
-        }
-        ret = inside ? read_pad(s, end, inside, &m, s->tail) : 0;
-    }
-    return ret;
-}
-
-/* ---- data ---- */
-
-static int coroutine_fn write_data(Step *s, const IoVector *data)
-{
-    unsigned n = 0, total = data->niov + 2;
-    g_autofree struct iovec *heap = total > 8 ? g_new(struct iovec, total) : NULL;
-    struct iovec local[8], *iov = heap ? heap : local;
-    HostOffset at = cluster_start(s->first, s->q->cluster_bits);
-    IoVector all;
-
-    if (s->head) {
-        iov[n++] = (struct iovec){s->head, s->head_len};
-    } else {
-        at = host_add(at, s->head_len);
-    }
-    for (unsigned i = 0; i < data->niov; i++) {
-        iov[n++] = data->iov[i];
-    }
-    if (s->tail) {
-        iov[n++] = (struct iovec){s->tail, s->tail_len};
-    }
-    iov_init_external(&all, iov, n);
-    return edge_pwritev(s->q->node->file, s->r, host_to_child(at), &all, 0);
-}
-
-/* Sets the entries; the table may have gone in between. */
-static int coroutine_fn set_entries(Step *s)
-{
-    Qcow2 *q = s->q;
-    uint64_t table = s->start >> (q->cluster_bits + q->l2_bits);
-    uint64_t i = (s->start >> q->cluster_bits) & ((UINT64_C(1) << q->l2_bits) - 1);
-
-    for (;;) {
-        L2Table *l2;
-        int ret;
-
-        pthread_mutex_lock(&q->lock);
-        l2 = l2_writable(q, table);
-        if (l2) {
-            for (uint64_t k = 0; k < s->count; k++) {
-                uint64_t old = table_entry(&l2->t, i + k);
-
-                table_set_entry(q, &l2->t, i + k,
-                                ((s->first.v + k) << q->cluster_bits) | ENTRY_COPIED);
-                if (!s->reuse) {
-                    drop_entry(q, old, DROP_OTHER);
-                }
-            }
-            meta_changed(q);
-            pthread_mutex_unlock(&q->lock);
-            return 0;
-        }
-        pthread_mutex_unlock(&q->lock);
-        ret = l2_prepare(q, s->r, table);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-}
-
-static int coroutine_fn run_step(Step *s, const IoVector *iov, size_t from)
-{
-    Qcow2 *q = s->q;
-    g_auto(IoVector) data = {0};
-    uint64_t want = (cluster_ceil(q, s->offset + s->bytes) - s->start) >> q->cluster_bits;
-    int ret = l2_prepare(q, s->r, s->start >> (q->cluster_bits + q->l2_bits));
-
-    if (ret < 0) {
-        return ret;
-    }
-    s->reuse = s->m.type == MAP_ZERO_ALLOC && s->m.copied;
-    if (s->reuse) {
-        s->first = cluster_of(s->m.host, q->cluster_bits);
-        s->count = want;
-        if (overlap_check(q, cluster_start(s->first, q->cluster_bits), want << q->cluster_bits)) {
-            return qcow2_corrupt(
-                q, s->r, "Guest offset 0x%" G_GINT64_MODIFIER "x is mapped to metadata", s->offset);
-        }
-    } else {
-        ret = clusters_alloc(q, s->r, want, &s->first, &s->count, &s->fresh);
-        if (ret < 0) {
-            return ret;
-        }
-        s->bytes = MIN(s->bytes, s->start + (s->count << q->cluster_bits) - s->offset);
-    }
-    ret = make_pads(s);
-    if (ret == 0) {
-        iov_init_slice(&data, iov, from, s->bytes);
-        ret = write_data(s, &data);
-    }
-    if (ret == 0) {
-        ret = set_entries(s);
-    }
-    if (ret < 0 && !s->reuse) {
-        clusters_unalloc(q, s->r, s->first, s->count);
-    }
-    free(s->head);
-    free(s->tail);
-    return ret;
-}
+#define MAX_PIECES 16
+/* Head and tail are read in one piece, over what the guest writes, when that is no longer than this. */
+#define MERGE_READS (32 * 1024)
 
 static bool in_place(const Mapping *m)
 {
     return m->type == MAP_DATA && m->copied;
 }
 
-/* Writes a prefix of [offset, offset + bytes) into new clusters; *ret_done its length, 0: the mapping has changed, look again. */
-static int coroutine_fn write_allocating(Node *n, Request *r, uint64_t offset, uint64_t bytes,
-                                         const IoVector *iov, size_t from, uint64_t *ret_done)
+static int coroutine_fn write_in_place(Qcow2 *q, Request *r, HostOffset at, const IoVector *iov)
 {
-    Qcow2 *q = qcow2_of(n);
-    uint64_t table_bytes = UINT64_C(1) << (q->cluster_bits + q->l2_bits);
-    Step s = {.n = n, .q = q, .r = r, .offset = offset, .start = cluster_floor(q, offset)};
-    CoRange range;
-    int ret;
-
-    bytes = MIN(bytes, MAX_ALLOC);
-    bytes = MIN(bytes, table_bytes - (offset & (table_bytes - 1)));
-    co_range_lock(&q->ranges, &range, s.start, cluster_ceil(q, offset + bytes) - s.start, false);
-    ret = qcow2_lookup(n, r, offset, bytes, &s.m);
-    *ret_done = 0;
-    if (ret == 0 && !in_place(&s.m)) {
-        s.bytes = s.m.bytes;
-        ret = run_step(&s, iov, from);
-        *ret_done = s.bytes;
+    if (G_UNLIKELY(overlap_check(q, at, iov->size))) {
+        return qcow2_corrupt(
+            q, r, "A write of guest data would overwrite metadata at 0x%" G_GINT64_MODIFIER "x",
+            at.v);
     }
-    co_range_unlock(&q->ranges, &range);
+    if (G_UNLIKELY(at.v + iov->size > edge_size(q->node->file, r))) {
+        /* The file ends inside the cluster, as images of others may. */
+        int ret;
+
+        co_mutex_lock(&q->alloc_lock);
+        ret = file_grow(q, r, cluster_ceil(q, at.v + iov->size));
+        co_mutex_unlock(&q->alloc_lock);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return edge_pwritev(q->node->file, r, host_to_child(at), iov, 0);
+}
+
+/* ---- clusters for a write ---- */
+
+typedef struct Allocation {
+    Node *node;
+    Qcow2 *q;
+    Request *r;
+    uint64_t offset;    /* guest; first byte that is written */
+    uint64_t bytes;     /* how many */
+    Mapping old;        /* of `offset` */
+    ClusterIndex first; /* new host clusters ... */
+    uint64_t count;
+    bool taken; /* ... allocated for this; otherwise they were there, as zeroes */
+    bool fresh;
+    size_t head, tail; /* bytes of the first cluster before, of the last one behind the data */
+    uint8_t *buf;      /* memory of the copies */
+    uint8_t *head_buf, *tail_buf; /* NULL: nothing to write */
+} Allocation;
+
+static HostOffset data_start(const Allocation *a)
+{
+    return host_add(cluster_start(a->first, a->q->cluster_bits), a->head);
+}
+
+/* What the clusters read as before the write, for `len` guest bytes from `offset` on, inside one cluster of the mapping. */
+static int coroutine_fn read_old(Allocation *a, uint64_t offset, uint8_t *buf, size_t len)
+{
+    Qcow2 *q = a->q;
+    IoVector v;
+
+    iov_init_buf(&v, buf, len);
+    switch (a->old.type) {
+    case MAP_UNALLOCATED:
+        return backing_preadv(a->node, a->r, guest(offset), &v, REQ_COPY);
+    case MAP_DATA:
+        return host_preadv(q, a->r, host(a->old.host.v + offset - a->offset), &v, 0);
+    case MAP_COMPRESSED:
+        return qcow2_read_compressed(q, a->r, a->old.entry, in_cluster(q, offset), &v, 0);
+    case MAP_ZERO:
+    case MAP_ZERO_ALLOC:
+        break;
+    }
+    memset(buf, 0, len);
+    return 0;
+}
+
+/* Nothing but zeroes can be in the old place, without looking. */
+static bool old_is_zero(const Allocation *a)
+{
+    return a->old.type == MAP_ZERO || a->old.type == MAP_ZERO_ALLOC ||
+           (a->old.type == MAP_UNALLOCATED &&
+            !atomic_load_explicit(&a->node->backing, memory_order_acquire));
+}
+
+static int coroutine_fn prepare_copies(Allocation *a)
+{
+    uint64_t start = a->offset - a->head, end = a->offset + a->bytes;
+    bool one_cluster = a->head + a->bytes + a->tail == a->q->cluster_size;
+    bool merge = one_cluster && a->head && a->tail && a->bytes <= MERGE_READS;
+    size_t len = a->head + a->tail + (merge ? a->bytes : 0);
+    int ret = 0;
+
+    if (len == 0 || (a->fresh && old_is_zero(a))) {
+        return 0;
+    }
+    a->buf = block_try_alloc(len);
+    if (!a->buf) {
+        return -ENOMEM;
+    }
+    a->head_buf = a->head ? a->buf : NULL;
+    a->tail_buf = a->tail ? a->buf + len - a->tail : NULL;
+    if (old_is_zero(a)) {
+        memset(a->buf, 0, len);
+        return 0;
+    }
+    if (merge || a->old.type == MAP_COMPRESSED) {
+        if (!merge && a->head && a->tail) { /* decompress once */
+            uint8_t *whole = block_try_alloc(a->q->cluster_size);
+
+            ret = whole ? read_old(a, start, whole, a->q->cluster_size) : -ENOMEM;
+            if (ret == 0) {
+                memcpy(a->head_buf, whole, a->head);
+                memcpy(a->tail_buf, whole + a->q->cluster_size - a->tail, a->tail);
+            }
+            free(whole);
+        } else {
+            ret = read_old(a, a->head ? start : end, a->buf, len);
+        }
+    } else {
+        if (a->head) {
+            ret = read_old(a, start, a->head_buf, a->head);
+        }
+        if (ret == 0 && a->tail) {
+            ret = read_old(a, end, a->tail_buf, a->tail);
+        }
+    }
+    if (ret == 0 && a->fresh) {
+        /* Fresh clusters are zero already. */
+        if (a->head_buf && buffer_is_zero(a->head_buf, a->head)) {
+            a->head_buf = NULL;
+        }
+        if (a->tail_buf && buffer_is_zero(a->tail_buf, a->tail)) {
+            a->tail_buf = NULL;
+        }
+    }
     return ret;
 }
 
-static int coroutine_fn write_in_place(Node *n, Request *r, uint64_t offset, const Mapping *m,
-                                       const IoVector *iov, size_t from)
+/* Head, data and tail in one write.  data: exactly a->bytes. */
+static int coroutine_fn write_data(Allocation *a, const IoVector *data)
+{
+    HostOffset at = data_start(a);
+    g_autofree struct iovec *heap = NULL;
+    struct iovec local[8], *v = local;
+    unsigned n = 0;
+    IoVector all;
+
+    if (!a->head_buf && !a->tail_buf) {
+        return edge_pwritev(a->q->node->file, a->r, host_to_child(at), data, 0);
+    }
+    if (data->niov + 2 > G_N_ELEMENTS(local)) {
+        v = heap = g_new(struct iovec, data->niov + 2);
+    }
+    if (a->head_buf) {
+        v[n++] = (struct iovec){a->head_buf, a->head};
+        at.v -= a->head;
+    }
+    memcpy(v + n, data->iov, data->niov * sizeof(*v));
+    n += data->niov;
+    if (a->tail_buf) {
+        v[n++] = (struct iovec){a->tail_buf, a->tail};
+    }
+    iov_init_external(&all, v, n);
+    return edge_pwritev(a->q->node->file, a->r, host_to_child(at), &all, 0);
+}
+
+/* Step 5. */
+static int coroutine_fn link_clusters(Allocation *a)
+{
+    Qcow2 *q = a->q;
+    uint64_t cluster = a->offset >> q->cluster_bits, mask = (UINT64_C(1) << q->l2_bits) - 1;
+    L2Table *l2;
+
+    for (;;) {
+        int ret = l2_prepare(q, a->r, cluster >> q->l2_bits);
+
+        if (ret < 0) {
+            return ret;
+        }
+        pthread_mutex_lock(&q->lock);
+        l2 = l2_writable(q, cluster >> q->l2_bits);
+        if (l2) {
+            break;
+        }
+        pthread_mutex_unlock(&q->lock);
+    }
+    for (uint64_t i = 0; i < a->count; i++) {
+        uint64_t index = (cluster & mask) + i, old = table_entry(&l2->t, index);
+
+        if (a->taken) {
+            drop_entry(q, old, DROP_OTHER);
+        }
+        table_set_entry(q, &l2->t, index, (a->first.v + i) << q->cluster_bits | ENTRY_COPIED);
+    }
+    meta_changed(q);
+    pthread_mutex_unlock(&q->lock);
+    return 0;
+}
+
+/* Steps 2 to 5 for a prefix of what `a` has; a->bytes says how much was done.  The range is locked. */
+static int coroutine_fn allocate_and_write(Allocation *a, const IoVector *iov, size_t from)
+{
+    Qcow2 *q = a->q;
+    uint64_t want, end;
+    int ret;
+
+    a->head = in_cluster(q, a->offset);
+    want = (a->head + a->bytes + q->cluster_size - 1) >> q->cluster_bits;
+    ret = l2_prepare(q, a->r, a->offset >> (q->cluster_bits + q->l2_bits));
+    if (ret < 0) {
+        return ret;
+    }
+    if (a->old.type == MAP_ZERO_ALLOC && a->old.copied) {
+        a->first = cluster_of(a->old.host, q->cluster_bits);
+        a->count = want;
+        if (overlap_check(q, cluster_start(a->first, q->cluster_bits), want << q->cluster_bits)) {
+            return qcow2_corrupt(
+                q, a->r, "A preallocated cluster at 0x%" G_GINT64_MODIFIER "x holds metadata",
+                a->old.host.v);
+        }
+        co_mutex_lock(&q->alloc_lock);
+        ret = file_grow(q, a->r, (a->first.v + want) << q->cluster_bits);
+        co_mutex_unlock(&q->alloc_lock);
+    } else {
+        ret = clusters_alloc(q, a->r, want, &a->first, &a->count, &a->fresh);
+        a->taken = ret == 0;
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    a->bytes = MIN(a->bytes, (a->count << q->cluster_bits) - a->head);
+    end = a->offset + a->bytes;
+    a->tail = cluster_ceil(q, end) - end;
+
+    ret = prepare_copies(a);
+    if (ret == 0) {
+        g_auto(IoVector) part = {0};
+
+        iov_init_slice(&part, iov, from, a->bytes);
+        ret = write_data(a, &part);
+    }
+    if (ret == 0) {
+        ret = link_clusters(a);
+    }
+    free(a->buf);
+    if (ret < 0 && a->taken) {
+        clusters_unalloc(q, a->r, a->first, a->count);
+    }
+    return ret;
+}
+
+/* A range that could not be written in place when it was looked at, within one L2 table. */
+static int coroutine_fn write_allocating(Node *n, Request *r, uint64_t offset, const IoVector *iov,
+                                         size_t from, size_t len)
 {
     Qcow2 *q = qcow2_of(n);
+    size_t done = 0;
+    int ret = l2_throttle(q, r);
+
+    while (done < len && ret == 0) {
+        uint64_t at = offset + done, start = cluster_floor(q, at);
+        Allocation a = {.node = n, .q = q, .r = r, .offset = at};
+        CoRange range;
+
+        co_range_lock(&q->ranges, &range, start, cluster_ceil(q, offset + len) - start, false);
+        ret = qcow2_lookup(n, r, at, len - done, 0, &a.old);
+        a.bytes = a.old.bytes;
+        if (ret == 0 && !in_place(&a.old)) {
+            ret = allocate_and_write(&a, iov, from + done);
+            co_range_unlock(&q->ranges, &range);
+        } else {
+            co_range_unlock(&q->ranges, &range);
+            if (ret == 0) {
+                g_auto(IoVector) part = {0};
+
+                iov_init_slice(&part, iov, from + done, a.bytes);
+                ret = write_in_place(q, r, a.old.host, &part);
+            }
+        }
+        done += a.bytes;
+    }
+    return ret;
+}
+
+/* ---- a request ---- */
+
+typedef struct WritePiece {
+    Node *node;
+    Request *r;
+    uint64_t offset;
+    Mapping m;
+    const IoVector *iov;
+    size_t from;
+} WritePiece;
+
+static int coroutine_fn write_piece(void *opaque)
+{
+    WritePiece *p = opaque;
     g_auto(IoVector) part = {0};
 
-    if (G_UNLIKELY(overlap_check(q, m->host, m->bytes))) {
-        return qcow2_corrupt(q, r, "Guest offset 0x%" G_GINT64_MODIFIER "x is mapped to metadata",
-                             offset);
+    if (!in_place(&p->m)) {
+        return write_allocating(p->node, p->r, p->offset, p->iov, p->from, p->m.bytes);
     }
-    if (G_LIKELY(m->bytes == iov->size)) {
-        return edge_pwritev(n->file, r, host_to_child(m->host), iov, 0);
+    iov_init_slice(&part, p->iov, p->from, p->m.bytes);
+    return write_in_place(qcow2_of(p->node), p->r, p->m.host, &part);
+}
+
+static int coroutine_fn write_pieces(Node *n, Request *r, uint64_t offset, const IoVector *iov,
+                                     const Mapping *first)
+{
+    WritePiece p = {.node = n, .r = r, .offset = offset, .m = *first, .iov = iov};
+    Batch b;
+    int ret = 0, all;
+
+    batch_init(&b, MAX_PIECES);
+    while (p.from + p.m.bytes < iov->size && ret == 0) {
+        batch_add(&b, write_piece, g_memdup2(&p, sizeof(p)));
+        p.from += p.m.bytes;
+        p.offset += p.m.bytes;
+        ret = b.ret < 0 ? b.ret : qcow2_lookup(n, r, p.offset, iov->size - p.from, 0, &p.m);
     }
-    iov_init_slice(&part, iov, from, m->bytes);
-    return edge_pwritev(n->file, r, host_to_child(m->host), &part, 0);
+    if (ret == 0) {
+        ret = write_piece(&p);
+    }
+    all = batch_wait(&b);
+    return ret < 0 ? ret : all;
 }
 
 int coroutine_fn qcow2_pwritev(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
                                unsigned flags)
 {
     Qcow2 *q = qcow2_of(n);
-    size_t done = 0;
-    int ret = 0;
+    unsigned phase;
+    Mapping m;
+    int ret;
 
     (void)flags;
-    while (done < iov->size && ret == 0) {
-        uint64_t at = offset.v + done, step;
-        unsigned phase;
-        Mapping m;
-
-        if (G_UNLIKELY(atomic_load_explicit(&q->corrupt, memory_order_relaxed))) {
-            return -EIO;
-        }
-        phase = use_begin(q, r->slot);
-        ret = qcow2_lookup(n, r, at, iov->size - done, &m);
-        if (ret == 0 && in_place(&m)) {
-            ret = write_in_place(n, r, at, &m, iov, done);
-            done += m.bytes;
-        } else if (ret == 0) {
-            ret = l2_throttle(q, r);
-            if (ret == 0) {
-                ret = write_allocating(n, r, at, iov->size - done, iov, done, &step);
-                done += step;
-            }
-        }
-        use_end(q, r->slot, phase);
+    if (G_UNLIKELY(atomic_load_explicit(&q->corrupt, memory_order_relaxed))) {
+        return -EIO;
     }
+    phase = use_begin(q, r->slot);
+    ret = qcow2_lookup(n, r, offset.v, iov->size, 0, &m);
+    if (ret == 0) {
+        if (G_LIKELY(m.bytes == iov->size && in_place(&m))) {
+            ret = write_in_place(q, r, m.host, iov);
+        } else {
+            ret = write_pieces(n, r, offset.v, iov, &m);
+        }
+    }
+    use_end(q, r->slot, phase);
     return ret;
 }

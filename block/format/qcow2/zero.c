@@ -1,168 +1,250 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Zeroes and discards: changes of the mapping alone, cluster by cluster.
+ * Zero writes and discards: changes of the mapping without data.
  *
- * Only whole clusters are handled here; the block layer splits requests so, and writes zeroes for what is left.  Version 2 images
- * have no way to say "zero" over a backing file: there zeroes are written, and discards dropped.
+ * Both work on whole clusters, under the range lock of those clusters, and differ in what becomes of an entry:
+ *
+ *                        zero, keeping space   zero, may unmap     discard
+ *   unallocated          zero                  zero                zero; stays if there is no backing file
+ *   data, ours alone     same cluster + zero   zero, dropped       zero, dropped (discard-no-unref: cluster + zero)
+ *   data, shared         zero, dropped         zero, dropped       zero, dropped
+ *   compressed           zero, dropped         zero, dropped       zero, dropped
+ *   zero with a cluster  stays                 zero, dropped       zero, dropped (discard-no-unref: stays)
+ *
+ * Version 2 has no zero entries: there zeroes are written as data, and a discard makes entries empty where nothing shows through.
  */
 #include "qcow2.h"
 #include <errno.h>
 
-typedef enum Wish { WISH_ZERO, WISH_ZERO_UNMAP, WISH_DISCARD } Wish;
+/* Entries changed at once under the lock. */
+#define CHUNK 4096u
 
-/* What an entry becomes; false: stays. */
-static bool new_entry(const Qcow2 *q, bool has_backing, Wish wish, uint64_t old, uint64_t *ret)
+typedef enum Wipe { WIPE_KEEP, WIPE_UNMAP, WIPE_DISCARD } Wipe;
+
+/* The new value of an entry; *ret_drop: what the old one refers to is given up. */
+static uint64_t wiped(const Qcow2 *q, uint64_t old, const Mapping *m, Wipe how, bool backing,
+                      bool *ret_drop)
 {
-    Mapping m;
+    uint64_t empty = q->version >= 3 ? ENTRY_ZERO : 0;
+    bool keep = how == WIPE_KEEP || (how == WIPE_DISCARD && q->opt.discard_no_unref);
 
-    if (!entry_decode(q, old, &m)) {
-        return false;
+    *ret_drop = false;
+    switch (m->type) {
+    case MAP_ZERO:
+        return old;
+    case MAP_UNALLOCATED:
+        return how == WIPE_DISCARD && !backing ? old : empty;
+    case MAP_ZERO_ALLOC:
+    case MAP_DATA:
+        if (keep && m->copied && q->version >= 3) {
+            return old | ENTRY_ZERO;
+        }
+        break;
+    case MAP_COMPRESSED:
+        break;
     }
-    if (m.type == MAP_ZERO && (wish != WISH_DISCARD || has_backing)) {
-        return false;
-    }
-    if (m.type == MAP_UNALLOCATED && !has_backing) {
-        return false; /* reads as zeroes as it is */
-    }
-    if (m.type == MAP_ZERO_ALLOC && (wish == WISH_ZERO || q->opt.discard_no_unref)) {
-        return false;
-    }
-    if (m.type == MAP_DATA && m.copied && q->version >= 3 &&
-        (wish == WISH_ZERO || q->opt.discard_no_unref)) {
-        *ret = old | ENTRY_ZERO;
-        return true;
-    }
-    if (q->version >= 3) {
-        *ret = ENTRY_ZERO;
-        return true;
-    }
-    *ret = 0;
-    return !has_backing;
+    *ret_drop = true;
+    return empty;
 }
 
-/* Version 2: may the wish be granted by making clusters unallocated? */
-static bool possible(const Qcow2 *q, bool has_backing)
-{
-    return q->version >= 3 || !has_backing;
-}
-
-/* All clusters of [offset, offset + bytes) within one L2 table. */
-static int coroutine_fn change_table(Node *n, Request *r, uint64_t offset, uint64_t bytes,
-                                     Wish wish)
+/* `count` clusters from guest cluster `first` on, all in one L2 table.  The range is locked. */
+static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t count, Wipe how)
 {
     Qcow2 *q = qcow2_of(n);
-    bool has_backing = atomic_load_explicit(&n->backing, memory_order_acquire);
-    uint64_t table = offset >> (q->cluster_bits + q->l2_bits);
-    uint64_t i = (offset >> q->cluster_bits) & ((UINT64_C(1) << q->l2_bits) - 1);
-    uint64_t count = div_up(bytes, q->cluster_size);
-    Mapping m;
-    int ret = qcow2_lookup(n, r, offset, bytes, &m);
+    uint64_t index = first >> q->l2_bits, at = first & ((UINT64_C(1) << q->l2_bits) - 1), bad = 0;
+    bool backing = atomic_load_explicit(&n->backing, memory_order_acquire), changed = false,
+         ok = true;
+    L2Table *l2;
 
-    if (ret < 0) {
-        return ret;
-    }
-    if (m.bytes >= bytes && ((m.type == MAP_UNALLOCATED && !has_backing) ||
-                             (m.type == MAP_ZERO && wish != WISH_DISCARD))) {
-        return 0; /* nothing to do, and no table to make for it */
-    }
     for (;;) {
-        L2Table *l2;
+        int ret = l2_prepare(q, r, index);
 
-        pthread_mutex_lock(&q->lock);
-        l2 = l2_writable(q, table);
-        if (l2) {
-            for (uint64_t k = 0; k < count; k++) {
-                uint64_t old = table_entry(&l2->t, i + k), entry;
-
-                if (new_entry(q, has_backing, wish, old, &entry)) {
-                    table_set_entry(q, &l2->t, i + k, entry);
-                    if (!(entry & ENTRY_OFFSET_MASK)) {
-                        drop_entry(q, old, DROP_REQUEST);
-                    }
-                    meta_changed(q);
-                }
-            }
-            pthread_mutex_unlock(&q->lock);
-            return 0;
-        }
-        pthread_mutex_unlock(&q->lock);
-        ret = l2_prepare(q, r, table);
         if (ret < 0) {
             return ret;
         }
+        pthread_mutex_lock(&q->lock);
+        l2 = l2_writable(q, index);
+        if (l2) {
+            break;
+        }
+        pthread_mutex_unlock(&q->lock);
     }
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t old = table_entry(&l2->t, at + i), value;
+        Mapping m;
+        bool drop;
+
+        if (!entry_decode(q, old, &m)) {
+            bad = old;
+            ok = false;
+            break;
+        }
+        value = wiped(q, old, &m, how, backing, &drop);
+        if (drop) {
+            drop_entry(q, old, DROP_REQUEST);
+        }
+        if (value != old) {
+            table_set_entry(q, &l2->t, at + i, value);
+            changed = true;
+        }
+    }
+    if (changed) {
+        meta_changed(q);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return ok ? 0
+              : qcow2_corrupt(q, r,
+                              "L2 entry 0x%" G_GINT64_MODIFIER
+                              "x of guest cluster %" G_GUINT64_FORMAT " is invalid",
+                              bad, first);
 }
 
-static int coroutine_fn change_range(Node *n, Request *r, uint64_t offset, uint64_t bytes,
-                                     Wish wish)
+/* With discard-no-unref the storage may forget what the kept clusters hold; m: data, ours alone. */
+static int coroutine_fn discard_kept(Qcow2 *q, Request *r, const Mapping *m)
+{
+    uint64_t size = edge_size(q->node->file, r);
+
+    if (m->type != MAP_DATA || !m->copied || !q->opt.discard_request || m->host.v >= size ||
+        overlap_check(q, m->host, m->bytes)) {
+        return 0;
+    }
+    return edge_pdiscard(q->node->file, r, host_to_child(m->host), MIN(m->bytes, size - m->host.v));
+}
+
+/* Is there anything to do for a mapping? */
+static bool done_already(const Node *n, const Mapping *m, Wipe how)
+{
+    return m->type == MAP_ZERO || (m->type == MAP_ZERO_ALLOC && how == WIPE_KEEP) ||
+           (m->type == MAP_UNALLOCATED && how == WIPE_DISCARD &&
+            !atomic_load_explicit(&((Node *)n)->backing, memory_order_acquire));
+}
+
+/* Whole clusters [start, end). */
+static int coroutine_fn wipe(Node *n, Request *r, uint64_t start, uint64_t end, Wipe how)
 {
     Qcow2 *q = qcow2_of(n);
-    uint64_t table_bytes = UINT64_C(1) << (q->cluster_bits + q->l2_bits);
-    int ret = atomic_load_explicit(&q->corrupt, memory_order_relaxed) ? -EIO : l2_throttle(q, r);
+    uint64_t per_table = UINT64_C(1) << q->l2_bits;
 
-    while (bytes > 0 && ret == 0) {
-        uint64_t len = MIN(bytes, table_bytes - (offset & (table_bytes - 1)));
-        unsigned phase = use_begin(q, r->slot);
+    while (start < end) {
+        uint64_t first = start >> q->cluster_bits, last;
         CoRange range;
+        Mapping m;
+        int ret = l2_throttle(q, r);
 
-        co_range_lock(&q->ranges, &range, offset, cluster_ceil(q, len), false);
-        ret = change_table(n, r, offset, len, wish);
+        if (ret == 0) {
+            ret = qcow2_lookup(n, r, start, end - start, 0, &m);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        m.bytes = cluster_ceil(q, m.bytes);
+        if (done_already(n, &m, how)) {
+            start += m.bytes;
+            continue;
+        }
+        last = MIN(first + CHUNK, (first / per_table + 1) * per_table);
+        last = MIN(last, (start + m.bytes) >> q->cluster_bits);
+        co_range_lock(&q->ranges, &range, start, (last - first) << q->cluster_bits, false);
+        if (how == WIPE_DISCARD && q->opt.discard_no_unref) {
+            ret = qcow2_lookup(n, r, start, (last - first) << q->cluster_bits, 0, &m);
+            m.bytes = cluster_ceil(q, m.bytes);
+            last = MIN(last, first + (m.bytes >> q->cluster_bits));
+        }
+        if (ret == 0) {
+            ret = wipe_chunk(n, r, first, last - first, how);
+        }
+        if (ret == 0 && how == WIPE_DISCARD && q->opt.discard_no_unref) {
+            ret = discard_kept(q, r, &m);
+        }
         co_range_unlock(&q->ranges, &range);
-        use_end(q, r->slot, phase);
-        offset += len;
-        bytes -= len;
+        if (ret < 0) {
+            return ret;
+        }
+        start = last << q->cluster_bits;
     }
-    return ret;
+    return 0;
 }
 
-/* Whole clusters; the last one may be cut short by the end of the disk. */
-static bool whole_clusters(const Node *n, const Qcow2 *q, uint64_t offset, uint64_t bytes)
-{
-    uint64_t end = offset + bytes;
-
-    return in_cluster(q, offset) == 0 &&
-           (in_cluster(q, end) == 0 ||
-            end == atomic_load_explicit(&((Node *)n)->size, memory_order_acquire));
-}
-
-/* Does a part of a cluster read as zeroes already? */
-static int coroutine_fn is_zero(Node *n, Request *r, uint64_t offset, uint64_t bytes)
+/* True if nothing but zeroes can be read from the cluster at `start`, now and with any backing file. */
+static int coroutine_fn reads_zero(Node *n, Request *r, uint64_t start)
 {
     Mapping m;
-    int ret = qcow2_lookup(n, r, offset, bytes, &m);
+    int ret = qcow2_lookup(n, r, start, 1, 0, &m);
 
-    if (ret < 0) {
-        return ret;
+    return ret < 0 ? ret : m.type == MAP_ZERO || m.type == MAP_ZERO_ALLOC;
+}
+
+static int coroutine_fn pwrite_zeroes(Node *n, Request *r, uint64_t start, uint64_t end,
+                                      unsigned flags)
+{
+    Qcow2 *q = qcow2_of(n);
+    uint64_t size = atomic_load_explicit(&n->size, memory_order_acquire);
+    bool part = in_cluster(q, start) || (in_cluster(q, end) && end < size);
+
+    if (q->version < 3) {
+        return -ENOTSUP;
     }
-    return m.bytes >= bytes && (m.type == MAP_ZERO || m.type == MAP_ZERO_ALLOC ||
-                                (m.type == MAP_UNALLOCATED &&
-                                 !atomic_load_explicit(&n->backing, memory_order_acquire)));
+    if (part) {
+        int ret = 1;
+
+        for (uint64_t c = cluster_floor(q, start); c < end && ret > 0; c += q->cluster_size) {
+            ret = reads_zero(n, r, c);
+        }
+        return ret < 0 ? ret : ret ? 0 : -ENOTSUP;
+    }
+    return wipe(n, r, start, cluster_ceil(q, end), flags & REQ_MAY_UNMAP ? WIPE_UNMAP : WIPE_KEEP);
+}
+
+static void drops_check(Qcow2 *q)
+{
+    bool many;
+
+    pthread_mutex_lock(&q->lock);
+    many = q->drops->len > 1024 || q->ndropped << q->cluster_bits > UINT64_C(1) << 30;
+    pthread_mutex_unlock(&q->lock);
+    if (many) {
+        keeper_kick(q, true);
+    }
 }
 
 int coroutine_fn qcow2_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                      unsigned flags)
 {
     Qcow2 *q = qcow2_of(n);
+    unsigned phase;
+    int ret;
 
-    if (!whole_clusters(n, q, offset.v, bytes)) {
-        int ret = is_zero(n, r, offset.v, bytes);
-
-        return ret == 1 ? 0 : ret < 0 ? ret : -ENOTSUP;
+    if (atomic_load_explicit(&q->corrupt, memory_order_relaxed)) {
+        return -EIO;
     }
-    if (!possible(q, atomic_load_explicit(&n->backing, memory_order_acquire))) {
-        return -ENOTSUP;
-    }
-    return change_range(n, r, offset.v, bytes,
-                        flags & REQ_MAY_UNMAP || q->version < 3 ? WISH_ZERO_UNMAP : WISH_ZERO);
+    phase = use_begin(q, r->slot);
+    ret = pwrite_zeroes(n, r, offset.v, offset.v + bytes, flags);
+    use_end(q, r->slot, phase);
+    drops_check(q);
+    return ret;
 }
 
 int coroutine_fn qcow2_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes)
 {
     Qcow2 *q = qcow2_of(n);
+    uint64_t size = atomic_load_explicit(&n->size, memory_order_acquire);
+    uint64_t start = cluster_ceil(q, offset.v), end = offset.v + bytes;
+    unsigned phase;
+    int ret;
 
-    if (!whole_clusters(n, q, offset.v, bytes) ||
-        !possible(q, atomic_load_explicit(&n->backing, memory_order_acquire))) {
-        return -ENOTSUP;
+    if (atomic_load_explicit(&q->corrupt, memory_order_relaxed)) {
+        return -EIO;
     }
-    return change_range(n, r, offset.v, bytes, WISH_DISCARD);
+    if (q->version < 3 && atomic_load_explicit(&n->backing, memory_order_acquire)) {
+        return -ENOTSUP; /* what the backing file has would show */
+    }
+    end = end >= size ? cluster_ceil(q, size) : cluster_floor(q, end);
+    if (start >= end) {
+        return 0;
+    }
+    phase = use_begin(q, r->slot);
+    ret = wipe(n, r, start, end, WIPE_DISCARD);
+    use_end(q, r->slot, phase);
+    drops_check(q);
+    return ret;
 }
