@@ -49,9 +49,9 @@ static void coroutine_fn wait_for_an_end(int64_t deadline_ns)
 bool coroutine_fn node_wait_unreserved(Node *n, Error **errp)
 {
     int64_t deadline = clock_ns() + TRANSACTION_BUSY_TIMEOUT_NS;
-    g_autoptr(Node) hold = node_ref(n);
+    g_autoptr(Node) hold = node_ref(n); /* it may go while we wait */
 
-    while (n->reserved_by) {
+    while (hold->reserved_by) {
         if (clock_ns() >= deadline) {
             error_set(errp, ERROR_BUSY, n->name, "wait",
                       "Node '%s' is busy: it is in use by a transaction", n->name);

@@ -43,6 +43,3 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption('--tap'):
         config.pluginmanager.register(Tap(), 'tap-lines')
-        reporter = config.pluginmanager.getplugin('terminalreporter')
-        if reporter:
-            config.pluginmanager.unregister(reporter)
