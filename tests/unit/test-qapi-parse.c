@@ -311,16 +311,16 @@ static void test_keyval_arrays(void)
 }
 
 /* As deep as the monitor lets a value be, on a stack as small as a coroutine's (which is larger
- * with the address sanitizer, as frames are). */
+ * under sanitizers, as frames are). */
 #ifdef __has_feature
-#if __has_feature(address_sanitizer)
-#define TEST_ASAN
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define LARGE_FRAMES
 #endif
 #endif
-#ifdef __SANITIZE_ADDRESS__
-#define TEST_ASAN
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define LARGE_FRAMES
 #endif
-#ifdef TEST_ASAN
+#ifdef LARGE_FRAMES
 enum { DEPTH = 1020, STACK = 2 * CO_STACK_SIZE };
 #else
 enum { DEPTH = 1020, STACK = CO_STACK_SIZE };
