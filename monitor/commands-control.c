@@ -11,6 +11,12 @@ bool coroutine_fn qmp_qmp_capabilities(const QmpCapabilitiesArg *arg, Error **er
 {
     QmpSession *s = qmp_session_current();
 
+    if (s && qmp_session_is_negotiated(s)) {
+        error_set_class(errp, ERROR_CLASS_COMMAND_NOT_FOUND, ERROR_INVALID, NULL,
+                        "qmp_capabilities",
+                        "Capabilities negotiation is already complete, command ignored");
+        return false;
+    }
     if (arg->enable) {
         g_autoptr(GString) names = g_string_new(NULL);
 

@@ -11,6 +11,7 @@ typedef struct QmpSession QmpSession;
 
 /* The session whose command runs in the calling coroutine. */
 QmpSession *qmp_session_current(void);
+bool qmp_session_is_negotiated(const QmpSession *s);
 void qmp_session_set_negotiated(QmpSession *s);
 
 #endif

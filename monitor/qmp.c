@@ -84,11 +84,6 @@ static bool allowed(void *opaque, const char *name, Error **errp)
                         "Expecting capabilities negotiation with 'qmp_capabilities'");
         return false;
     }
-    if (s->negotiated && negotiation) {
-        error_set_class(errp, ERROR_CLASS_COMMAND_NOT_FOUND, ERROR_INVALID, name, "dispatch",
-                        "Capabilities negotiation is already complete, command ignored");
-        return false;
-    }
     return true;
 }
 
@@ -166,6 +161,11 @@ QmpSession *qmp_session_current(void)
         }
     }
     return NULL;
+}
+
+bool qmp_session_is_negotiated(const QmpSession *s)
+{
+    return s->negotiated;
 }
 
 void qmp_session_set_negotiated(QmpSession *s)

@@ -55,6 +55,32 @@ static bool check_id(const char *id, Error **errp)
     return good;
 }
 
+static bool check_ranges(const IothreadProperties *p, Error **errp)
+{
+    const struct {
+        const char *name;
+        bool has;
+        int64_t value;
+    } table[] = {
+        {"poll-max-ns", p->has_poll_max_ns, p->poll_max_ns},
+        {"poll-grow", p->has_poll_grow, p->poll_grow},
+        {"poll-shrink", p->has_poll_shrink, p->poll_shrink},
+        {"aio-max-batch", p->has_aio_max_batch, p->aio_max_batch},
+        {"thread-pool-min", p->has_thread_pool_min, p->thread_pool_min},
+        {"thread-pool-max", p->has_thread_pool_max, p->thread_pool_max},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (table[i].has && table[i].value < 0) {
+            error_set(errp, ERROR_INVALID, table[i].name, "object-add",
+                      "%s value must be in range [0, %" G_GINT64_FORMAT "]", table[i].name,
+                      G_MAXINT64);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool coroutine_fn qmp_object_add(const ObjectOptions *arg, Error **errp)
 {
     IOThread *t;
@@ -67,7 +93,7 @@ bool coroutine_fn qmp_object_add(const ObjectOptions *arg, Error **errp)
                   "attempt to add duplicate property '%s' to object (type 'container')", arg->id);
         return false;
     }
-    t = iothread_new(arg->id, errp);
+    t = check_ranges(&arg->u.iothread, errp) ? iothread_new(arg->id, errp) : NULL;
     if (!t) {
         return false;
     }
