@@ -136,11 +136,15 @@ static void make_room(Qcow2 *q)
                 q->blocks[i] = NULL;
             }
             pthread_mutex_unlock(&q->lock);
-            if (!busy && !b->recent) {
+            if (busy) {
+                continue;
+            }
+            if (b->recent) {
+                b->recent = false;
+            } else {
                 block_free(b);
                 q->nblocks--;
             }
-            b->recent = b->recent && busy;
         }
     }
 }
