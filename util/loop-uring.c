@@ -30,8 +30,9 @@
 #define MAX_TRANSFER 0x7ffff000u /* what read(2) and write(2) do at most */
 /* Threads for calls that block in the kernel.  The default is a few per processor: as many slow syncs
  * would keep all other disks waiting (T4). */
-#define IOWQ_THREADS 128u
-#define NO_ROOM_NS   INT64_C(1000000)
+#define IOWQ_THREADS  128u
+#define NO_ROOM_NS    INT64_C(1000000)
+#define LOOK_AGAIN_NS INT64_C(1000000)
 
 enum {
     USER_NOBODY = 1,
@@ -365,7 +366,24 @@ static int coroutine_fn uring_fallocate(int fd, int mode, off_t offset, off_t le
 
 /* ---- readiness ---- */
 
-static int coroutine_fn uring_poll(int fd, short events, int64_t timeout_ns)
+/* io_uring's poll ends when the peer has shut down its sending side, even if nobody asked for that, and
+ * would do so again at once.  The rare waiter for something else looks now and then. */
+static int coroutine_fn look_now_and_then(int fd, short events, int64_t deadline)
+{
+    for (;;) {
+        struct pollfd p = {.fd = fd, .events = events};
+
+        if (poll(&p, 1, 0) != 0) {
+            return p.revents & POLLNVAL ? -EBADF : p.revents;
+        }
+        if (clock_ns() >= deadline) {
+            return 0;
+        }
+        co_sleep_ns(LOOK_AGAIN_NS);
+    }
+}
+
+static int coroutine_fn poll_once(int fd, short events, int64_t timeout_ns)
 {
     UringLoop *u = self();
     struct __kernel_timespec ts = {timeout_ns / 1000000000, timeout_ns % 1000000000};
@@ -385,6 +403,22 @@ static int coroutine_fn uring_poll(int fd, short events, int64_t timeout_ns)
     u->in_flight++;
     ret = run(u, sqe);
     return ret == -ECANCELED ? 0 : ret;
+}
+
+static int coroutine_fn uring_poll(int fd, short events, int64_t timeout_ns)
+{
+    int64_t now = timeout_ns < 0 ? 0 : clock_ns();
+    int ret = poll_once(fd, events, timeout_ns), wanted;
+
+    if (ret <= 0) {
+        return ret;
+    }
+    wanted = ret & ((unsigned short)events | POLLERR | POLLHUP | POLLNVAL);
+    if (wanted) {
+        return wanted & POLLNVAL ? -EBADF : wanted;
+    }
+    return look_now_and_then(
+        fd, events, timeout_ns < 0 || timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns);
 }
 
 static ssize_t coroutine_fn uring_recv(int fd, void *buf, size_t len)
