@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MS INT64_C(1000000)
@@ -212,6 +213,13 @@ static void coroutine_fn ends_of_waits(void (*make)(int fds[2]))
     g_assert_cmpint(ret & POLLIN, ==, POLLIN);
     close_pair(fds);
 
+    /* Errors and hang-ups end every wait, whatever it is for. */
+    make(fds);
+    worker_submit(WORKERS_CONTROL, shut_soon, NULL, GINT_TO_POINTER(fds[0]));
+    ret = co_poll(fds[0], POLLPRI, -1);
+    g_assert_cmpint(ret, ==, POLLHUP);
+    close_pair(fds);
+
     make(fds);
     fill_buffer(fds[0]);
     worker_submit(WORKERS_CONTROL, shut_soon, NULL, GINT_TO_POINTER(fds[0]));
@@ -240,6 +248,57 @@ static void coroutine_fn test_ends(void *opaque)
     (void)opaque;
     ends_of_waits(make_pair);
     ends_of_waits(make_tcp_pair);
+}
+
+typedef struct HalfClosed {
+    int fd;
+    bool sent;
+} HalfClosed;
+
+static void coroutine_fn sends_one(void *opaque)
+{
+    HalfClosed *h = opaque;
+    char byte = 'x';
+    struct iovec iov = {&byte, 1};
+
+    g_assert_cmpint(co_send_all(h->fd, &iov, 1), ==, 0);
+    h->sent = true;
+}
+
+/* A peer that sends no more but still reads, slowly: we wait for it, without being busy meanwhile. */
+static void coroutine_fn half_closed(void (*make)(int fds[2]))
+{
+    g_autofree char *sink = g_malloc(65536);
+    struct timespec before, after;
+    HalfClosed h = {0};
+    int fds[2];
+
+    make(fds);
+    shutdown(fds[1], SHUT_WR);
+    fill_buffer(fds[0]);
+    h.fd = fds[0];
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+    co_start(sends_one, &h);
+    g_assert_cmpint(co_poll(fds[0], POLLOUT, 50 * MS), ==, 0);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+    g_assert_cmpint((after.tv_sec - before.tv_sec) * 1000 * MS + after.tv_nsec - before.tv_nsec, <,
+                    20 * MS);
+    g_assert(!h.sent);
+    while (!h.sent) {
+        g_assert_cmpint(co_poll(fds[1], POLLIN, -1), >, 0);
+        while (read(fds[1], sink, 65536) > 0) {
+        }
+        co_reschedule();
+    }
+    g_assert_cmpint(co_recv(fds[0], sink, 1), ==, 0);
+    close_pair(fds);
+}
+
+static void coroutine_fn test_half_closed(void *opaque)
+{
+    (void)opaque;
+    half_closed(make_pair);
+    half_closed(make_tcp_pair);
 }
 
 static void coroutine_fn test_timeout(void *opaque)
@@ -333,6 +392,12 @@ static void coroutine_fn test_two_waiters(void *opaque)
 /* More completions at one moment than the completion queue holds. */
 #define CROWD UTIL_TEST_AMOUNT(20000u, 10000u, 1000u)
 
+static int wake_it(void *opaque)
+{
+    co_wake(opaque);
+    return 0;
+}
+
 static void coroutine_fn test_crowd(void *opaque)
 {
     g_autofree Wait *w = g_new(Wait, CROWD);
@@ -352,7 +417,16 @@ static void coroutine_fn test_crowd(void *opaque)
     }
     co_sleep_ns(10 * MS);
     g_assert_cmpint(write(fds[1], "x", 1), ==, 1);
+    /* A wake-up from elsewhere amid all that, and others after it. */
+    worker_submit(WORKERS_CONTROL, wake_it, NULL, co_self());
+    g_usleep(2000);
+    co_yield();
     co_group_wait(&group);
+    for (unsigned i = 0; i < 10; i++) {
+        co_sleep_ns(MS / 10);
+        worker_submit(WORKERS_CONTROL, wake_it, NULL, co_self());
+        co_yield();
+    }
     for (unsigned i = 0; i < CROWD; i++) {
         g_assert_cmpint(w[i].ret & POLLIN, ==, POLLIN);
     }
@@ -366,6 +440,7 @@ int main(int argc, char **argv)
     util_test_add_loops("/loop-socket/stream", test_stream);
     util_test_add_loops("/loop-socket/passed-descriptor", test_passed_descriptor);
     util_test_add_loops("/loop-socket/ends-of-waits", test_ends);
+    util_test_add_loops("/loop-socket/half-closed", test_half_closed);
     util_test_add_loops("/loop-socket/timeout", test_timeout);
     util_test_add_loops("/loop-socket/regular-file", test_regular_file);
     util_test_add_loops("/loop-socket/two-waiters", test_two_waiters);

@@ -114,6 +114,30 @@ static void coroutine_fn test_errors(void *opaque)
     close(fd);
 }
 
+/* ---- coroutines that are always ready do not shut out completions ---- */
+
+static void coroutine_fn reads_and_tells(void *opaque)
+{
+    int fd = open_test_file(O_RDONLY);
+    char buf[10];
+
+    g_assert_cmpint(read_at(fd, buf, 10, 0), >=, 0);
+    close(fd);
+    *(volatile bool *)opaque = true;
+}
+
+static void coroutine_fn test_turns(void *opaque)
+{
+    volatile bool done = false;
+
+    (void)opaque;
+    co_start(reads_and_tells, (void *)&done);
+    for (unsigned i = 0; !done; i++) {
+        g_assert_cmpuint(i, <, 10000000);
+        co_reschedule();
+    }
+}
+
 /* ---- many at once ---- */
 
 #define BLOCK 512
@@ -192,6 +216,7 @@ int main(int argc, char **argv)
     util_test_init(&argc, &argv);
     util_test_add_loops("/loop-storage/results", test_results);
     util_test_add_loops("/loop-storage/errors", test_errors);
+    util_test_add_loops("/loop-storage/turns", test_turns);
     util_test_add_loops("/loop-storage/many", test_many);
     util_test_add("/loop-storage/small-batches", test_many_loops);
     ret = g_test_run();

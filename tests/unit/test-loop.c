@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MS INT64_C(1000000)
@@ -224,20 +225,43 @@ static void coroutine_fn test_many_wakes(void *opaque)
     }
 }
 
+static int takes_a_while(void *opaque)
+{
+    (void)opaque;
+    g_usleep(500); /* the loop has fallen asleep */
+    return 0;
+}
+
+/* A loop that was woken, and has nothing to do now, sleeps. */
+static void coroutine_fn test_idle(void *opaque)
+{
+    struct timespec before, after;
+
+    (void)opaque;
+    for (unsigned i = 0; i < 10; i++) {
+        worker_run(WORKERS_CONTROL, takes_a_while, NULL);
+    }
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+    co_sleep_ns(100 * MS);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+    g_assert_cmpint((after.tv_sec - before.tv_sec) * 1000 * MS + after.tv_nsec - before.tv_nsec, <,
+                    5 * MS);
+}
+
 /* ---- other sources of the control loop get their turn ---- */
 
 static gboolean set_flag(gpointer opaque)
 {
-    *(bool *)opaque = true;
+    *(volatile bool *)opaque = true;
     return G_SOURCE_REMOVE;
 }
 
 static void coroutine_fn test_sources_run_too(void *opaque)
 {
-    bool flag = false;
+    volatile bool flag = false;
 
     (void)opaque;
-    g_idle_add_full(G_PRIORITY_DEFAULT, set_flag, &flag, NULL);
+    g_idle_add_full(G_PRIORITY_DEFAULT, set_flag, (gpointer)&flag, NULL);
     for (unsigned i = 0; !flag; i++) {
         g_assert_cmpuint(i, <, 1000);
         co_reschedule();
@@ -450,6 +474,7 @@ int main(int argc, char **argv)
     util_test_add("/loop/ping-pong/control", test_ping_pong);
     util_test_add("/loop/ping-pong/io", test_ping_pong_io);
     util_test_add_loops("/loop/many-wakes", test_many_wakes);
+    util_test_add_loops("/loop/idle", test_idle);
     util_test_add("/loop/sources-run-too", test_sources_run_too);
     util_test_add_loops("/loop/sleep", test_sleep);
     util_test_add_loops("/loop/random-timers", test_random_timers);
