@@ -347,7 +347,7 @@ static const Shape shapes[] = {
     {65536, 4 << 20, true, ""},
     {4096, 2 << 20, true, ""},
     {512, 1 << 20, true, ", 'l2-cache-size': 4096, 'refcount-cache-size': 1024"},
-    {512, 1 << 20, false, ", 'pass-discard-other': true"},
+    {512, 8 << 20, false, ", 'pass-discard-other': true"},
 };
 
 static void coroutine_fn power_failures(void)

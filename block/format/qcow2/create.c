@@ -47,7 +47,7 @@ static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Erro
         l.cluster_bits++;
     }
     l.l1_entries = div_up(size, covers);
-    l.l1_clusters = MAX(div_up(l.l1_entries * 8, cluster), 1);
+    l.l1_clusters = div_up(l.l1_entries * 8, cluster);
     per_block = cluster * 8 >> REFCOUNT_ORDER;
     do {
         l.clusters = 1 + l.reft_clusters + l.blocks + l.l1_clusters;
@@ -75,7 +75,7 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
     h.header_length = QCOW2_OUR_HEADER;
     h.reft_offset = host(cluster);
     h.reft_clusters = l->reft_clusters;
-    h.l1_offset = host((1 + l->reft_clusters + l->blocks) << l->cluster_bits);
+    h.l1_offset = host(l->l1_entries ? (1 + l->reft_clusters + l->blocks) << l->cluster_bits : 0);
     h.l1_size = l->l1_entries;
     h.backing_file = g_strdup(spec->backing_file);
     h.backing_format = spec->backing_file ? g_strdup(spec->backing_format) : NULL;
