@@ -20,11 +20,18 @@
 typedef struct WriteOut {
     int fd;
     uint64_t size;
+    int ret;
+    Coroutine *waiter;
 } WriteOut;
 
-static int write_out(void *opaque)
+/* The files that wait for their turn.  One worker takes them one after another: a wake-up for each would cost more than the writing
+ * of a file that has little to write. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static GQueue waiting = G_QUEUE_INIT; /* WriteOut * */
+static bool draining;
+
+static int write_out(const WriteOut *w)
 {
-    const WriteOut *w = opaque;
     uint64_t piece = MAX(PIECE, w->size / MAX_STEPS);
 
     for (uint64_t at = 0; at < w->size; at += piece) {
@@ -37,22 +44,60 @@ static int write_out(void *opaque)
     return 0;
 }
 
+static WriteOut *next(void)
+{
+    WriteOut *w;
+
+    pthread_mutex_lock(&lock);
+    w = g_queue_pop_head(&waiting);
+    draining = w != NULL;
+    pthread_mutex_unlock(&lock);
+    return w;
+}
+
+static int drain(void *opaque)
+{
+    WriteOut *w;
+
+    (void)opaque;
+    while ((w = next())) {
+        w->ret = write_out(w);
+        co_wake(w->waiter);
+    }
+    return 0;
+}
+
+static void coroutine_fn wait_for_turn(WriteOut *w)
+{
+    bool start;
+
+    pthread_mutex_lock(&lock);
+    g_queue_push_tail(&waiting, w);
+    start = !draining;
+    draining = true;
+    pthread_mutex_unlock(&lock);
+    if (start) {
+        worker_submit(WORKERS_CONTROL, drain, NULL, NULL);
+    }
+    co_yield();
+}
+
 void coroutine_fn file_write_out(Node *n)
 {
-    static CoMutex one = {.guard = PTHREAD_MUTEX_INITIALIZER};
     FileState *s = n->state;
-    int ret;
-    WriteOut w = {.fd = s->fd, .size = atomic_load_explicit(&n->size, memory_order_acquire)};
+    WriteOut w = {
+        .fd = s->fd,
+        .size = atomic_load_explicit(&n->size, memory_order_acquire),
+        .waiter = co_self(),
+    };
 
     if (n->cache_direct || n->cache_no_flush) {
         return;
     }
-    co_mutex_lock(&one);
-    ret = worker_run(WORKERS_CONTROL, write_out, &w);
-    co_mutex_unlock(&one);
+    wait_for_turn(&w);
     /* Not every file system can do this, and that is no harm.  But a write-back error that was told here is not told again
      * by fdatasync(2) on this descriptor: it sticks, as if the flush had found it. */
-    if (ret == -EIO || ret == -ENOSPC || ret == -EDQUOT) {
-        node_flush_failed(n, ret);
+    if (w.ret == -EIO || w.ret == -ENOSPC || w.ret == -EDQUOT) {
+        node_flush_failed(n, w.ret);
     }
 }

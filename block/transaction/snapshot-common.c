@@ -131,23 +131,63 @@ static void coroutine_fn write_out(Node *n)
     }
 }
 
-bool coroutine_fn snapshot_flush_old(PlannedNode *old, Error **errp)
+static bool coroutine_fn flush_old(Node *n, Error **errp)
 {
     Request r;
     int ret;
 
-    if (!old->real || atomic_load(&old->real->read_only)) {
-        return true;
-    }
-    write_out(old->real);
+    write_out(n);
     request_begin(&r, REQUEST_FLUSH);
-    ret = node_flush_self(old->real, &r);
+    ret = node_flush_self(n, &r);
     request_end(&r);
     if (ret < 0) {
-        error_set_errno(errp, -ret, old->name, "flush", "Write to node '%s' failed", old->name);
+        error_set_errno(errp, -ret, n->name, "flush", "Write to node '%s' failed", n->name);
         return false;
     }
     return true;
+}
+
+static bool coroutine_fn prepare_read_only(Snapshot *s, Error **errp)
+{
+    if (!s->ro_prepared && !atomic_load(&s->old_node->read_only)) {
+        if (!node_ro_prepare(s->old_node, errp)) {
+            return false;
+        }
+        s->ro_prepared = true;
+    }
+    return true;
+}
+
+static void coroutine_fn quiesce(void *opaque)
+{
+    SnapshotQuiesce *q = opaque;
+
+    q->ok = flush_old(q->s->old_node, &q->err) && prepare_read_only(q->s, &q->err);
+    co_group_done(&q->group);
+}
+
+void coroutine_fn snapshot_quiesce_begin(SnapshotQuiesce *q, Snapshot *s)
+{
+    Node *old = s->old->real;
+
+    *q = (SnapshotQuiesce){.s = s, .ok = true};
+    co_group_init(&q->group);
+    if (old && !atomic_load(&old->read_only)) {
+        s->old_node = node_ref(old);
+        co_group_add(&q->group, 1);
+        co_start(quiesce, q);
+    }
+}
+
+bool coroutine_fn snapshot_quiesce_end(SnapshotQuiesce *q, Error **errp)
+{
+    co_group_wait(&q->group);
+    co_group_destroy(&q->group);
+    if (!q->ok && errp && !*errp) {
+        error_move(errp, &q->err);
+    }
+    error_free(q->err);
+    return q->ok;
 }
 
 /* The parents that will move must get along with those the overlay has, and be able to write if they do. */
@@ -196,7 +236,9 @@ static bool check_size(const Node *old, const Node *overlay, Error **errp)
 
 bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp)
 {
-    s->old_node = node_ref(planned_node(s->old));
+    if (!s->old_node) {
+        s->old_node = node_ref(planned_node(s->old));
+    }
     s->overlay_node = node_ref(planned_node(s->overlay));
     if (!check_overlay(s->overlay_node, errp) || !check_size(s->old_node, s->overlay_node, errp) ||
         !check_parents_fit(s->old_node, s->overlay_node, errp)) {
@@ -209,11 +251,8 @@ bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp)
     }
     s->backing->unsettled = true;
     atomic_store_explicit(&s->overlay_node->backing, s->backing, memory_order_release);
-    if (!atomic_load(&s->old_node->read_only)) {
-        if (!node_ro_prepare(s->old_node, errp)) {
-            return false;
-        }
-        s->ro_prepared = true;
+    if (!prepare_read_only(s, errp)) {
+        return false;
     }
     change_add_overlay(t->change, s->old_node, s->overlay_node, s->backing);
     return true;

@@ -6,12 +6,13 @@
 #define BLOCK_TRANSACTION_SNAPSHOT_COMMON_H
 
 #include "action.h"
+#include "util/co-lock.h"
 
 /* One old node and its overlay, as far as an action has come with them. */
 typedef struct Snapshot {
     PlannedNode *old, *overlay; /* planned; the transaction's */
-    Node *old_node;             /* from link on; reference */
-    Node *overlay_node;         /* likewise */
+    Node *old_node;             /* from prepare (a planned one: from link) on; reference */
+    Node *overlay_node;         /* from link on; reference */
     Edge *backing;              /* overlay -> old, attached by link */
     bool ro_prepared;
     bool wrote_backing_string; /* into the overlay's header; taken out again by unlink */
@@ -22,8 +23,16 @@ bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_nam
                        PlannedNode **ret_old, Error **errp);
 /* Plan: may `overlay` be one for it? */
 bool snapshot_plan_overlay(PlannedNode *old, PlannedNode *overlay, Error **errp);
-/* Prepare: flushes the old node while I/O goes on, so that little is left for settle. */
-bool coroutine_fn snapshot_flush_old(PlannedNode *old, Error **errp);
+/* Prepare: writes out and flushes the old node while I/O goes on, so that little is left for settle, and gets what makes it
+ * read-only.  Runs beside the caller from begin until end, which must follow; end returns its result. */
+typedef struct SnapshotQuiesce {
+    Snapshot *s;
+    CoGroup group;
+    Error *err;
+    bool ok;
+} SnapshotQuiesce;
+void coroutine_fn snapshot_quiesce_begin(SnapshotQuiesce *q, Snapshot *s);
+bool coroutine_fn snapshot_quiesce_end(SnapshotQuiesce *q, Error **errp);
 /* Link: checks the pair as it is now, attaches the backing edge, prepares read-only, adds the move to the change. */
 bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp);
 void coroutine_fn snapshot_unlink(Snapshot *s);

@@ -3,7 +3,7 @@
  * The action `blockdev-snapshot-sync`: makes (or reuses) an image file and puts it as an overlay on top of a node.
  *
  * prepare, with I/O running and beside the other actions:
- *   1. flush the old node;
+ *   1. flush the old node, beside the following;
  *   2. mode absolute-paths: the file comes into being (block/protocol/file-create.c says how an existing one is kept safe), gets its
  *      format, is complete and durable, its directory too;
  *   3. the overlay is opened, hidden, with the options that the old node has (S18).
@@ -265,15 +265,10 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver 
     return true;
 }
 
-static bool coroutine_fn prepare(Action *a, Error **errp)
+static bool coroutine_fn make_overlay(SnapshotSyncAction *sa, Error **errp)
 {
-    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
-    const BlockDriver *drv;
+    const BlockDriver *drv = check_format(sa, errp);
 
-    if (!snapshot_flush_old(sa->s.old, errp)) {
-        return false;
-    }
-    drv = check_format(sa, errp);
     if (!drv) {
         return false;
     }
@@ -284,6 +279,17 @@ static bool coroutine_fn prepare(Action *a, Error **errp)
         }
     }
     return open_overlay(sa, drv, errp);
+}
+
+static bool coroutine_fn prepare(Action *a, Error **errp)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+    SnapshotQuiesce q;
+    bool made;
+
+    snapshot_quiesce_begin(&q, &sa->s);
+    made = make_overlay(sa, errp);
+    return snapshot_quiesce_end(&q, errp) && made;
 }
 
 /* ---- link, commit, settle, undo ---- */

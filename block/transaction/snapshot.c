@@ -28,7 +28,10 @@ static bool coroutine_fn prepare(Action *a, Error **errp)
 {
     SnapshotAction *sa = (SnapshotAction *)a;
 
-    return snapshot_flush_old(sa->s.old, errp);
+    SnapshotQuiesce q;
+
+    snapshot_quiesce_begin(&q, &sa->s);
+    return snapshot_quiesce_end(&q, errp);
 }
 
 static bool coroutine_fn link_overlay(Action *a, Error **errp)

@@ -19,7 +19,7 @@ from lib import images  # noqa: E402
 from lib.daemon import PEER, daemon_binary  # noqa: E402
 from lib.disks import Disks  # noqa: E402
 
-LOAD = {'mode': 'chain', 'chains': 32, 'slots': 64, 'threads': 2}
+LOAD = {'mode': 'chain', 'chains': 32, 'slots': int(os.environ.get('SLOTS', '64')), 'threads': 2}
 
 
 def make_files(directory, n):
