@@ -262,6 +262,7 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver 
     }
     sa->overlay->auto_name = !sa->snapshot_node_name;
     sa->s.overlay->made = sa->overlay;
+    snapshot_warm_up(sa->overlay);
     return true;
 }
 

@@ -31,6 +31,9 @@ static bool coroutine_fn prepare(Action *a, Error **errp)
     SnapshotQuiesce q;
 
     snapshot_quiesce_begin(&q, &sa->s);
+    if (sa->s.overlay->real) {
+        snapshot_warm_up(sa->s.overlay->real);
+    }
     return snapshot_quiesce_end(&q, errp);
 }
 

@@ -100,6 +100,9 @@ struct BlockDriver {
     int coroutine_fn (*flush)(Node *n, Request *r);
     /* Protocols that cache: hands written data to storage without disturbing requests.  A flush follows, which tells errors. */
     void coroutine_fn (*write_out)(Node *n);
+    /* Gets ready what the first writes would otherwise have to wait for, before anybody writes (an overlay before its cut).  What
+     * fails here fails again, and is told, when it is needed. */
+    void coroutine_fn (*warm_up)(Node *n, Request *r);
     int coroutine_fn (*truncate)(Node *n, Request *r, uint64_t size, bool exact);
     /* As edge_block_status(). NULL: data, or for filters what the child says. */
     int coroutine_fn (*block_status)(Node *n, Request *r, GuestOffset offset, uint64_t bytes,

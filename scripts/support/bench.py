@@ -62,11 +62,14 @@ def snapshot_run(binary, directory, n):
 
 
 def file_system_run(binary, directory, n):
-    """The load starts on fresh overlays while files are made."""
+    """The load starts on fresh overlays of disks that it has written to before, while files are made."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     with Disks(directory, n, size='1G', binary=binary) as disks:
         daemon = disks.start()
+        with disks.load(**LOAD) as load:
+            time.sleep(2)
+            load.stop()
         disks.snapshot()
         with disks.load(**LOAD) as load:
             load.begin('during')

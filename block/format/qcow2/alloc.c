@@ -263,6 +263,17 @@ int coroutine_fn clusters_alloc(Qcow2 *q, Request *r, uint64_t want, ClusterInde
     return 0;
 }
 
+void coroutine_fn qcow2_warm_up(Node *n, Request *r)
+{
+    Qcow2 *q = qcow2_of(n);
+    unsigned phase = use_begin(q, r->slot);
+
+    co_mutex_lock(&q->alloc_lock);
+    (void)refill(q, r);
+    co_mutex_unlock(&q->alloc_lock);
+    use_end(q, r->slot, phase);
+}
+
 /* ---- many clusters in one piece ---- */
 
 /* With alloc_lock.  Sees to it that the clusters from q->tail on have refcount blocks, and are free and in the file.  1: q->tail has

@@ -271,6 +271,7 @@ const BlockDriver driver_qcow2 = {
     .pwrite_zeroes = qcow2_pwrite_zeroes,
     .pdiscard = qcow2_pdiscard,
     .flush = qcow2_flush,
+    .warm_up = qcow2_warm_up,
     .truncate = qcow2_truncate,
     .block_status = qcow2_block_status,
 };

@@ -335,6 +335,7 @@ int coroutine_fn qcow2_corrupt(Qcow2 *q, Request *r, const char *fmt, ...) G_GNU
 /* ---- write-back (flush.c) ---- */
 
 int coroutine_fn qcow2_flush(Node *n, Request *r);
+void coroutine_fn qcow2_warm_up(Node *n, Request *r);
 int coroutine_fn qcow2_write_back(Qcow2 *q, Request *r);
 /* The same with flush_lock held. */
 int coroutine_fn write_back_locked(Qcow2 *q, Request *r);
