@@ -19,7 +19,12 @@ from lib import images  # noqa: E402
 from lib.daemon import PEER, daemon_binary  # noqa: E402
 from lib.disks import Disks  # noqa: E402
 
-LOAD = {'mode': 'chain', 'chains': 32, 'slots': int(os.environ.get('SLOTS', '64')), 'threads': 2}
+CHAINS = 32
+
+
+def load_options(disks, hot):
+    """Dependent 4 KiB writers over all disks that rewrite `hot` MiB in all: so much can be dirty in the page cache at the cut."""
+    return {'mode': 'chain', 'chains': CHAINS, 'slots': max(1, hot * 256 // CHAINS // disks), 'threads': 2}
 
 
 def make_files(directory, n):
@@ -44,12 +49,12 @@ def make_files(directory, n):
     os.waitpid(pid, 0)
 
 
-def snapshot_run(binary, directory, n):
+def snapshot_run(binary, directory, n, hot):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     with Disks(directory, n, size='1G', binary=binary) as disks:
         daemon = disks.start()
-        with disks.load(**LOAD) as load:
+        with disks.load(**load_options(n, hot)) as load:
             time.sleep(2)
             load.begin('during')
             started = time.monotonic()
@@ -61,17 +66,17 @@ def snapshot_run(binary, directory, n):
     return {'longest_ms': window['max_ms'], 'transaction_ms': took}
 
 
-def file_system_run(binary, directory, n):
+def file_system_run(binary, directory, n, hot):
     """The load starts on fresh overlays of disks that it has written to before, while files are made."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     with Disks(directory, n, size='1G', binary=binary) as disks:
         daemon = disks.start()
-        with disks.load(**LOAD) as load:
+        with disks.load(**load_options(n, hot)) as load:
             time.sleep(2)
             load.stop()
         disks.snapshot()
-        with disks.load(**LOAD) as load:
+        with disks.load(**load_options(n, hot)) as load:
             load.begin('during')
             make_files(directory, n)
             window = load.end()
@@ -110,6 +115,7 @@ def main():
     parser = argparse.ArgumentParser(prog='scripts/bench')
     parser.add_argument('--runs', type=int, default=5)
     parser.add_argument('--disks', type=int, default=32)
+    parser.add_argument('--hot', type=int, nargs='+', default=[16, 256])
     parser.add_argument('--directory', default='/var/tmp')
     parser.add_argument('--json')
     parser.add_argument('what', nargs='*', help='snapshot, io (both)')
@@ -120,16 +126,19 @@ def main():
     results = {}
     try:
         print(f"  {'median of ' + str(args.runs) + ' runs':<44} {'cutpointd':>12} {'qemu-storage-d.':>14}")
-        if 'snapshot' in what:
-            for key, fn in (('ours', lambda: snapshot_run(ours, directory / 's', args.disks)),
-                            ('peer', lambda: snapshot_run(peer, directory / 's', args.disks)),
-                            ('file system', lambda: file_system_run(ours, directory / 's', args.disks))):
-                results[key] = [fn() for _ in range(args.runs)]
-            a, b = median(results['ours'], 'longest_ms'), median(results['peer'], 'longest_ms')
-            c = median(results['file system'], 'longest_ms')
+        for hot in args.hot if 'snapshot' in what else []:
+            print(f' {hot} MiB being rewritten')
+            runs = {'ours': [], 'peer': [], 'file system': []}
+            for _ in range(args.runs):
+                runs['ours'].append(snapshot_run(ours, directory / 's', args.disks, hot))
+                runs['peer'].append(snapshot_run(peer, directory / 's', args.disks, hot))
+                runs['file system'].append(file_system_run(ours, directory / 's', args.disks, hot))
+            results[f'snapshot {hot} MiB'] = runs
+            a, b = median(runs['ours'], 'longest_ms'), median(runs['peer'], 'longest_ms')
+            c = median(runs['file system'], 'longest_ms')
             show(f'longest request, {args.disks} disks', 'ms', a, b, f'1/{b / a:.0f} (target 1/50)')
             show('  the file system itself', 'ms', c, float('nan'), f'{a / c:.2f} times (target 1.5)')
-            a, b = median(results['ours'], 'transaction_ms'), median(results['peer'], 'transaction_ms')
+            a, b = median(runs['ours'], 'transaction_ms'), median(runs['peer'], 'transaction_ms')
             show('transaction', 'ms', a, b, f'1/{b / a:.1f} (target 1/4)')
         if 'io' in what:
             images.run('qemu-img', 'create', '-q', '-f', 'qcow2', directory / 'io.qcow2', '1G')
