@@ -5,11 +5,17 @@
  * States, and what holds in each
  *
  *   PLANNED --change_arm--> ARMED --change_cut--> CUT --change_settle--> (settled) --change_fold--> gone
+ *                             |                    ^
+ *                        change_hold           change_cut
+ *                             `--> HELD -----------'
+ *                                    `-- deadline, change_disarm --> EXPIRED --change_disarm--> gone
  *
  *   PLANNED  C1  no edge knows of the change.
  *   ARMED    C2  every edge of the change has `next` and `pending` set, in this order; all requests still decide for the old
  *                node.  Barriers are up and old nodes are marked "not known flushed" already, so that the first request which
  *                sees the cut finds both.
+ *   HELD     C7  writes that begin wait (hold.c); everything else is as in ARMED.
+ *   EXPIRED      as ARMED, for good.
  *   CUT      C3  a request that begins decides for the new node.  The flag never goes back: if one request saw it, every request
  *                that was submitted after that one completed sees it too, on whichever disk and thread (completion is
  *                published with release, the flag read with acquire).  That makes the old nodes a consistent cut.
@@ -38,6 +44,8 @@ Change *change_new(void)
 {
     Change *c = g_new0(Change, 1);
 
+    pthread_mutex_init(&c->hold_lock, NULL);
+    g_queue_init(&c->held);
     c->moves = g_array_new(false, false, sizeof(Move));
     c->edges = g_ptr_array_new();
     return c;
@@ -54,6 +62,8 @@ void change_free(Change *c)
         node_unref(m->old_node);
         node_unref(m->new_node);
     }
+    g_assert(g_queue_is_empty(&c->held));
+    pthread_mutex_destroy(&c->hold_lock);
     g_array_free(c->moves, true);
     g_ptr_array_free(c->edges, true);
     g_free(c);
@@ -99,6 +109,7 @@ void change_arm(Change *c)
 
         g_assert(!m->old_node->unsettled);
         m->old_node->unsettled = c;
+        atomic_store_explicit(&m->old_node->longest_wait, 0, memory_order_relaxed);
         atomic_store_explicit(&m->old_node->unflushed_old, true, memory_order_relaxed);
         if (m->barrier) {
             atomic_store_explicit(&m->barrier->barrier, m->old_node, memory_order_relaxed);
@@ -131,17 +142,73 @@ void change_edge_gone(Change *c, Edge *e)
     g_ptr_array_remove(c->edges, e);
 }
 
-void change_cut(Change *c)
+void change_hold(Change *c, int64_t deadline_ns)
 {
     g_assert(atomic_load(&c->state) == CHANGE_ARMED);
+    c->hold_deadline = deadline_ns;
+    atomic_store_explicit(&c->state, CHANGE_HELD, memory_order_seq_cst);
+    barrier_heavy(); /* who did not see it is counted */
+}
+
+bool change_expired(const Change *c)
+{
+    return atomic_load_explicit(&c->state, memory_order_acquire) == CHANGE_EXPIRED;
+}
+
+/* The cut.  False: the hold has ended before. */
+static bool flip(Change *c)
+{
+    if (atomic_load(&c->state) == CHANGE_ARMED) {
+        c->cut_time = clock_ns();
+        atomic_store_explicit(&c->state, CHANGE_CUT, memory_order_seq_cst);
+        return true;
+    }
     c->cut_time = clock_ns();
-    atomic_store_explicit(&c->state, CHANGE_CUT, memory_order_seq_cst); /* the cut */
+    if (c->cut_time >= c->hold_deadline) {
+        hold_end(c, CHANGE_EXPIRED);
+    }
+    return hold_end(c, CHANGE_CUT);
+}
+
+bool change_cut(Change *c)
+{
+    g_assert(atomic_load(&c->state) >= CHANGE_ARMED);
+    if (!flip(c)) {
+        return false;
+    }
     barrier_heavy();
     for (guint i = 0; i < c->edges->len; i++) {
         Edge *e = g_ptr_array_index(c->edges, i);
 
         edge_retarget(e, atomic_load_explicit(&e->next, memory_order_relaxed));
     }
+    return true;
+}
+
+void coroutine_fn change_disarm(Change *c)
+{
+    int armed = CHANGE_ARMED;
+
+    if (!hold_end(c, CHANGE_EXPIRED)) {
+        (void)atomic_compare_exchange_strong(&c->state, &armed, CHANGE_EXPIRED);
+    }
+    g_assert(change_expired(c));
+    for (guint i = 0; i < c->edges->len; i++) {
+        Edge *e = g_ptr_array_index(c->edges, i);
+
+        atomic_store_explicit(&e->pending, NULL, memory_order_release);
+    }
+    g_ptr_array_set_size(c->edges, 0);
+    for (guint i = 0; i < c->moves->len; i++) {
+        Move *m = &g_array_index(c->moves, Move, i);
+
+        if (m->barrier) {
+            atomic_store_explicit(&m->barrier->barrier, NULL, memory_order_release);
+        }
+        atomic_store_explicit(&m->old_node->unflushed_old, false, memory_order_release);
+        m->old_node->unsettled = NULL;
+    }
+    co_rcu_synchronize();
 }
 
 int64_t change_cut_time(const Change *c)

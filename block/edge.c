@@ -26,7 +26,7 @@ static void link_parent(Edge *e, Node *n)
 static void set_node(Edge *e, Node *n)
 {
     Change *c = n->unsettled;
-    Node *next = c && !change_is_cut(c) ? change_next_of(c, n) : NULL;
+    Node *next = c && !change_is_cut(c) ? change_next_of(c, n) : NULL; /* born in the change */
 
     atomic_store_explicit(&e->node, n, memory_order_relaxed);
     if (next) {

@@ -12,6 +12,7 @@
  * what they read will be written.
  */
 #include "block/count.h"
+#include "change-internal.h"
 #include "io-internal.h"
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +53,10 @@ void coroutine_fn edge_copy_barrier(Edge *e)
     }
     old = atomic_load_explicit(&e->barrier, memory_order_acquire);
     if (G_UNLIKELY(old)) {
+        int64_t since = clock_ns();
+
         node_wait_writes(old, false, -1);
+        node_waited(old, since);
     }
 }
 

@@ -16,6 +16,8 @@
  * of its pins shows that it decided for the old side, it decides for the old side again: that first pin keeps the change
  * unsettled, so looking at the edges' `pending` is enough to know.
  *
+ * Hold.  A write that finds the change HELD is un-counted again, waits in the change's queue (hold.c) and starts over.
+ *
  * How a request is counted: as its kind, but as a read through EDGE_COW edges and below them (REQ_BELOW_COW): nothing is ever
  * written that way, and a guest's write that copies from the old node must not look like an old write to it.
  *
@@ -100,6 +102,7 @@ Node *edge_enter_flags(Edge *e, Request *r, unsigned flags)
         }
     }
 
+again:
     rcu_begin();
     n = atomic_load_explicit(&e->node, memory_order_acquire);
     count_begin(n, r->slot, kind);
@@ -107,11 +110,20 @@ Node *edge_enter_flags(Edge *e, Request *r, unsigned flags)
     c = atomic_load_explicit(&e->pending, memory_order_acquire);
     if (G_UNLIKELY(c)) {
         Node *next = atomic_load_explicit(&e->next, memory_order_relaxed);
+        int state = atomic_load_explicit(&c->state, memory_order_acquire);
 
-        if (n != next && change_is_cut(c) && !decided_old(r, c)) {
+        if (n != next && state == CHANGE_CUT && !decided_old(r, c)) {
             count_begin(next, r->slot, kind);
             count_end(n, r->slot, kind);
             n = next;
+        } else if (state == CHANGE_HELD && kind == REQUEST_WRITE && !decided_old(r, c)) {
+            count_begin(n, r->slot, REQUEST_READ); /* keeps n, and nobody waits for it */
+            count_end(n, r->slot, kind);
+            hold_wait(c, n); /* ends the read section */
+            rcu_begin();
+            count_end(n, r->slot, REQUEST_READ);
+            rcu_end();
+            goto again;
         }
     }
     rcu_end();

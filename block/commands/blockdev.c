@@ -3,11 +3,13 @@
  * blockdev-add, blockdev-del and the queries of nodes.
  */
 #include "block/graph.h"
+#include "block/superseded.h"
 #include "qapi-commands.h"
 #include "util/log.h"
 
 bool coroutine_fn qmp_blockdev_add(const BlockdevOptions *arg, Error **errp)
 {
+    g_autoptr(BlockdevOptions) instead = NULL;
     Node *n;
 
     if (!arg->node_name) {
@@ -15,7 +17,10 @@ bool coroutine_fn qmp_blockdev_add(const BlockdevOptions *arg, Error **errp)
                   "'node-name' must be specified for the root node");
         return false;
     }
-    n = node_open(arg, 0, NULL, errp);
+    if (!superseded_check(arg, &instead, errp)) {
+        return false;
+    }
+    n = node_open(instead ? instead : arg, 0, NULL, errp);
     if (!n) {
         node_wait_all_closed(); /* what was opened on the way has its files closed when the reply comes */
         return false;

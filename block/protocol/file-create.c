@@ -11,6 +11,7 @@
  */
 #include "block/file.h"
 #include "block/types.h"
+#include "file-create-internal.h"
 #include "file-dir.h"
 #include "file-lock.h"
 #include "file-open.h"
@@ -23,23 +24,24 @@
 #include <unistd.h>
 
 typedef enum State { NEW, MADE, DURABLE, DONE } State;
-typedef enum How { CREATED, FILLED, REPLACED } How;
 
 struct SnapshotFile {
     char *path;
+    SnapshotFileAnnounce *announce; /* NULL: nobody wants to know */
+    void *announce_opaque;
+    char *found; /* absolute path of `place`, for snapshot_file_info() */
     State state;
-    How how;
+    SnapshotFileHow how;
     FilePlace place;
     int fd; /* -1: none */
     struct stat st;
-    /* REPLACED */
+    /* FILE_REPLACED */
     int aside_fd; /* -1: none */
     struct stat aside_st;
     char *aside_name;
 };
 
-/* What QEMU's tools take while they create an image. */
-static const FileLocks create_locks = {.used = PERM_WRITE | PERM_RESIZE, .unshared = PERM_RESIZE};
+const FileLocks file_create_locks = {.used = PERM_WRITE | PERM_RESIZE, .unshared = PERM_RESIZE};
 
 SnapshotFile *snapshot_file_new(const char *path)
 {
@@ -48,6 +50,11 @@ SnapshotFile *snapshot_file_new(const char *path)
     f->path = g_strdup(path);
     f->place.dir = f->fd = f->aside_fd = -1;
     return f;
+}
+
+const char *snapshot_file_path(const SnapshotFile *f)
+{
+    return f->path;
 }
 
 static void close_all(SnapshotFile *f)
@@ -70,12 +77,13 @@ void snapshot_file_free(SnapshotFile *f)
     }
     close_all(f);
     g_free(f->path);
+    g_free(f->found);
     g_free(f);
 }
 
 bool snapshot_file_replaces(const SnapshotFile *f)
 {
-    return (f->state == MADE || f->state == DURABLE) && f->how == REPLACED;
+    return (f->state == MADE || f->state == DURABLE) && f->how == FILE_REPLACED;
 }
 
 /* ---- prepare ---- */
@@ -91,11 +99,11 @@ static bool lock_for_create(const SnapshotFile *f, int fd, Error **errp)
     if (!file_lock_supported(fd)) {
         return true;
     }
-    if (!file_lock_take(fd, f->path, create_locks, errp)) {
+    if (!file_lock_take(fd, f->path, file_create_locks, errp)) {
         return false;
     }
-    if (!file_lock_check(fd, f->path, create_locks, errp)) {
-        file_lock_drop(fd, f->path, create_locks);
+    if (!file_lock_check(fd, f->path, file_create_locks, errp)) {
+        file_lock_drop(fd, f->path, file_create_locks);
         return false;
     }
     return true;
@@ -104,7 +112,7 @@ static bool lock_for_create(const SnapshotFile *f, int fd, Error **errp)
 static void unlock(const SnapshotFile *f, int fd)
 {
     if (file_lock_supported(fd)) {
-        file_lock_drop(fd, f->path, create_locks);
+        file_lock_drop(fd, f->path, file_create_locks);
     }
 }
 
@@ -136,6 +144,57 @@ static void copy_attributes(int from, int to, const struct stat *st)
     if (fchmod(to, st->st_mode & 07777) < 0) {
         log_debug("cannot copy a file's mode: %s", g_strerror(errno));
     }
+}
+
+/* The absolute name of what is called `name` in the directory. */
+static char *absolute(const SnapshotFile *f, const char *name)
+{
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", f->place.dir);
+    g_autofree char *dir = g_file_read_link(link, NULL);
+
+    return g_build_filename(dir ? dir : ".", name, NULL);
+}
+
+/* Tells who wants to know that `fd` will have the name. */
+static bool announce(SnapshotFile *f, SnapshotFileHow how, int fd, const char *first_name,
+                     const char *aside_name, Error **errp)
+{
+    SnapshotFileInfo info = {.how = how, .first_name = first_name, .aside_name = aside_name};
+    int ret;
+
+    if (!f->announce) {
+        return true;
+    }
+    g_free(f->found);
+    f->found = absolute(f, f->place.name);
+    info.path = f->found;
+    ret = file_identity(fd, &info.id);
+    if (ret == 0 && aside_name) {
+        ret = file_identity(f->aside_fd, &info.aside);
+    }
+    if (ret < 0) {
+        error_set_errno(errp, -ret, f->path, "create", "Could not create '%s'", f->path);
+        return false;
+    }
+    return f->announce(&info, f->announce_opaque, errp);
+}
+
+/* A new file that has no name yet.  -EOPNOTSUPP: the file system cannot do that. */
+static int create_nameless(const SnapshotFile *f, mode_t mode)
+{
+    int fd = openat(f->place.dir, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, mode);
+
+    if (fd < 0 && (errno == EISDIR || errno == ENOENT || errno == EINVAL)) {
+        return -EOPNOTSUPP;
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+static int give_name(const SnapshotFile *f, int fd, const char *name)
+{
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", fd);
+
+    return linkat(AT_FDCWD, self, f->place.dir, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
 static int exchange(const SnapshotFile *f, const char *a, const char *b)
@@ -184,47 +243,59 @@ static bool put_in_place(SnapshotFile *f, const char *new_name, const char *old_
     return refuse(f, -ret, errp);
 }
 
-/* The file with data is open and locked as aside_fd. */
-static bool set_aside(SnapshotFile *f, Error **errp)
+/* Makes the file under `name`, which nobody has, announced if somebody wants to know.  How the announcement and the name come: the
+ * file is born without a name, announced, then named; a crash leaves nothing that is not known.  Where files cannot be born without
+ * a name, a crash between the two leaves an empty file.
+ * The descriptor, or a negative errno; -ECANCELED: errp says why. */
+static int make_file(SnapshotFile *f, const char *name, mode_t mode, SnapshotFileHow how,
+                     const char *first_name, const char *aside_name, Error **errp)
 {
-    g_autofree char *uuid = g_uuid_string_random();
-    g_autofree char *new_name = sibling_name(f, uuid, "new");
-    g_autofree char *old_name = sibling_name(f, uuid, "old");
+    int fd = f->announce ? create_nameless(f, mode) : -EOPNOTSUPP, ret;
 
-    f->fd = openat(f->place.dir, new_name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (f->fd < 0) {
-        error_set_errno(
-            errp, errno, f->path, "create",
-            "Could not create '%s': the file is not empty, and no new one can be put beside it",
-            f->path);
-        return false;
+    if (fd >= 0) {
+        ret = announce(f, how, fd, first_name, aside_name, errp) ? give_name(f, fd, name)
+                                                                 : -ECANCELED;
+        if (ret < 0) {
+            close(fd);
+            return ret;
+        }
+        return fd;
     }
-    copy_attributes(f->aside_fd, f->fd, &f->aside_st);
-    if (fstat(f->fd, &f->st) < 0) {
-        refuse(f, errno, errp);
-    } else if (put_in_place(f, new_name, old_name, errp)) {
-        f->aside_name = g_steal_pointer(&old_name);
-        f->how = REPLACED;
-        return true;
+    if (fd != -EOPNOTSUPP) {
+        return fd;
     }
-    if (file_place_is(&f->place, new_name, &f->st)) {
-        unlinkat(f->place.dir, new_name, 0);
+    fd = openat(f->place.dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    if (fd < 0) {
+        return -errno;
     }
-    close(f->fd);
-    f->fd = -1;
-    return false;
+    if (!announce(f, how, fd, first_name, aside_name, errp)) {
+        struct stat st;
+
+        if (fstat(fd, &st) == 0 && file_place_is(&f->place, name, &st)) {
+            unlinkat(f->place.dir, name, 0);
+        }
+        close(fd);
+        return -ECANCELED;
+    }
+    return fd;
 }
 
 /* 1: the file is ours; 0: there is one already; -1: error. */
 static int try_create(SnapshotFile *f, Error **errp)
 {
-    int fd = openat(f->place.dir, f->place.name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    int fd;
 
+    if (faccessat(f->place.dir, f->place.name, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+        return 0; /* spares the announcement of what will not be */
+    }
+    fd = make_file(f, f->place.name, 0644, FILE_CREATED, NULL, NULL, errp);
     if (fd < 0) {
-        if (errno == EEXIST) {
+        if (fd == -EEXIST) {
             return 0;
         }
-        refuse(f, errno, errp);
+        if (fd != -ECANCELED) {
+            refuse(f, -fd, errp);
+        }
         return -1;
     }
     if (fstat(fd, &f->st) < 0 || !file_place_is(&f->place, f->place.name, &f->st)) {
@@ -235,8 +306,42 @@ static int try_create(SnapshotFile *f, Error **errp)
         return -1;
     }
     f->fd = fd;
-    f->how = CREATED;
+    f->how = FILE_CREATED;
     return 1;
+}
+
+/* The file with data is open and locked as aside_fd. */
+static bool set_aside(SnapshotFile *f, Error **errp)
+{
+    g_autofree char *uuid = g_uuid_string_random();
+    g_autofree char *new_name = sibling_name(f, uuid, "new");
+    g_autofree char *old_name = sibling_name(f, uuid, "old");
+
+    f->fd = make_file(f, new_name, 0600, FILE_REPLACED, new_name, old_name, errp);
+    if (f->fd < 0) {
+        if (f->fd != -ECANCELED) {
+            error_set_errno(
+                errp, -f->fd, f->path, "create",
+                "Could not create '%s': the file is not empty, and no new one can be put beside it",
+                f->path);
+        }
+        f->fd = -1;
+        return false;
+    }
+    copy_attributes(f->aside_fd, f->fd, &f->aside_st);
+    if (fstat(f->fd, &f->st) < 0) {
+        refuse(f, errno, errp);
+    } else if (put_in_place(f, new_name, old_name, errp)) {
+        f->aside_name = g_steal_pointer(&old_name);
+        f->how = FILE_REPLACED;
+        return true;
+    }
+    if (file_place_is(&f->place, new_name, &f->st)) {
+        unlinkat(f->place.dir, new_name, 0);
+    }
+    close(f->fd);
+    f->fd = -1;
+    return false;
 }
 
 /* A descriptor of a file that exists; -1: error; -2: it is not there any more. */
@@ -280,9 +385,14 @@ static int use_existing(SnapshotFile *f, Error **errp)
         return 0;
     }
     if (st.st_size == 0) {
+        if (!announce(f, FILE_FILLED, fd, NULL, NULL, errp)) {
+            unlock(f, fd);
+            close(fd);
+            return -1;
+        }
         f->fd = fd;
         f->st = st;
-        f->how = FILLED;
+        f->how = FILE_FILLED;
         return 1;
     }
     f->aside_fd = fd;
@@ -322,10 +432,43 @@ bool snapshot_file_prepare(SnapshotFile *f, Error **errp)
         close_all(f);
         return false;
     }
-    if (f->how == FILLED) {
+    if (f->how == FILE_FILLED) {
         unlock(f, f->fd);
     }
     f->state = MADE;
+    return true;
+}
+
+void snapshot_file_set_announce(SnapshotFile *f, SnapshotFileAnnounce *fn, void *opaque)
+{
+    g_assert(f->state == NEW);
+    f->announce = fn;
+    f->announce_opaque = opaque;
+}
+
+bool snapshot_file_info(SnapshotFile *f, SnapshotFileInfo *ret, Error **errp)
+{
+    struct stat st;
+    int err;
+
+    g_assert(f->state == MADE || f->state == DURABLE);
+    if (!f->found) {
+        f->found = absolute(f, f->place.name);
+    }
+    *ret = (SnapshotFileInfo){.how = f->how, .path = f->found, .aside_name = f->aside_name};
+    err = file_identity(f->fd, &ret->id);
+    if (err == 0 && f->aside_name) {
+        err = file_identity(f->aside_fd, &ret->aside);
+    }
+    if (err == 0 && fstat(f->fd, &st) < 0) {
+        err = -errno;
+    }
+    if (err < 0) {
+        error_set_errno(errp, -err, f->path, "sync", "Could not sync '%s'", f->path);
+        return false;
+    }
+    ret->size = st.st_size;
+    ret->changed = st.st_ctim.tv_sec * INT64_C(1000000000) + st.st_ctim.tv_nsec;
     return true;
 }
 
@@ -410,13 +553,13 @@ void snapshot_file_undo(SnapshotFile *f)
         return;
     }
     switch (f->how) {
-    case CREATED:
+    case FILE_CREATED:
         undo_created(f);
         break;
-    case FILLED:
+    case FILE_FILLED:
         undo_filled(f);
         break;
-    case REPLACED:
+    case FILE_REPLACED:
         undo_replaced(f);
         break;
     }
@@ -435,7 +578,7 @@ void snapshot_file_commit(SnapshotFile *f)
     if (f->state != MADE && f->state != DURABLE) {
         return;
     }
-    if (f->how == REPLACED) {
+    if (f->how == FILE_REPLACED) {
         if (!file_place_is(&f->place, f->aside_name, &f->aside_st)) {
             log_warn("%s: the file set aside as '%s' is not there any more", f->path,
                      f->aside_name);

@@ -11,6 +11,7 @@
 #include "block/change.h"
 #include "block/graph.h"
 #include "block/transaction.h"
+#include "group.h"
 
 typedef struct Action Action;
 typedef struct PlannedGraph PlannedGraph;
@@ -21,6 +22,15 @@ typedef struct ActionOps {
     /* Checks against the graph as the earlier actions will leave it, adds to it what this one will do, and reserves.
      * Changes nothing else; may be followed by free alone. */
     bool (*plan)(Action *a, PlannedGraph *g, Error **errp);
+    /* After a successful plan: adds the disk that the action snapshots to the group.  NULL: it snapshots none. */
+    GroupMember *(*member)(Action *a, Group *g);
+    /* Beyond plan, for transaction-check: what prepare would find, without doing anything that leaves a trace; errors and
+     * warnings.  May suspend. */
+    bool coroutine_fn (*check)(Action *a, char **ret_warning, Error **errp);
+    /* File name of the overlay that it will open; freed by the caller. */
+    char *(*filename)(const Action *a);
+    /* The file that prepare made; NULL: none. */
+    struct SnapshotFile *(*file)(Action *a);
     /* All that is slow and can fail, and needs no other action.  Runs beside the prepares of all other actions. */
     bool coroutine_fn (*prepare)(Action *a, Error **errp);
     /* After all prepares, in list order: what builds on earlier actions.  May fail. */
@@ -38,21 +48,47 @@ typedef struct ActionOps {
 struct Action {
     const ActionOps *ops;
     Transaction *t;
-    unsigned index; /* in the list, from 0 */
+    unsigned index;      /* in the list, from 0 */
+    GroupMember *member; /* the group's */
 };
 
 struct Transaction {
+    char *id, *digest; /* as asked for; NULL: none */
+    TransactionState state;
     GPtrArray *actions;  /* Action * */
     PlannedGraph *graph; /* while planning and preparing */
     GPtrArray *nodes;    /* reserved, references */
     GPtrArray *names;    /* reserved node names */
-    GPtrArray *moves;    /* SnapshotMove * (snapshot-common.c), in list order */
+    Group *group;        /* from prepare on */
     Change *change;
     int64_t begun, prepared, settled; /* clock_ns() */
+    int64_t settle_timeout_ns;
     bool running;
-    bool degraded; /* committed, but an old node could not be flushed */
-    bool detached; /* the command has its reply; settling goes on: frees itself */
+    bool armed;            /* the change is: undo disarms it */
+    bool recorded;         /* T2: there is no way back, but for a hold that expires or is aborted */
+    bool group_registered; /* the register owns the group */
+    bool detached;         /* the command has its reply; settling goes on: frees itself */
+    /* prepared.c */
+    bool
+        kept; /* prepared, until somebody decides or the time passes: others fail as busy at once */
+    bool ending;      /* somebody decides right now */
+    int64_t deadline; /* clock_ns() */
+    Timer expiry;
 };
+
+/* ---- transaction.c: the phases; all are coroutines of the control thread ---- */
+
+/* Plan, intent, prepare and link.  On failure all is as before. */
+bool coroutine_fn transaction_prepare(Transaction *t, Error **errp);
+/* On failure the caller undoes. */
+bool coroutine_fn transaction_record(Transaction *t, Error **errp);
+/* Cut, and settle as far as a reply waits for it.  False: it was held and the time passed; the caller undoes. */
+bool coroutine_fn transaction_cut(Transaction *t);
+void coroutine_fn transaction_undo(Transaction *t);
+/* Reservations end; t may be freed. */
+void coroutine_fn transaction_end(Transaction *t);
+void transaction_set_state(Transaction *t, TransactionState state);
+GPtrArray *transactions_under_way(void);
 
 /* Takes ownership of a. */
 void transaction_add(Transaction *t, Action *a);
@@ -81,6 +117,8 @@ bool planned_check_nesting(PlannedGraph *g, const PlannedNode *old, Error **errp
 PlannedNode *planned_new_auto(PlannedGraph *g, Action *maker, const char *name);
 /* A file that an action will write; the same one twice fails as QEMU's lock does. */
 bool planned_file(PlannedGraph *g, const char *path, Error **errp);
+/* File name of a node, real or planned; NULL: it has none.  Freed by the caller. */
+char *planned_filename(const PlannedNode *p);
 /* The node that a planned one is by now. */
 Node *planned_node(const PlannedNode *p);
 
@@ -93,6 +131,8 @@ void transaction_began(Transaction *t);
 void transaction_ended(Transaction *t);
 /* Suspends until some transaction ends or clock_ns() passes the deadline. */
 void coroutine_fn transaction_wait_other(int64_t deadline_ns);
+/* Some transaction has another state. */
+void transaction_wake_waiters(void);
 
 /* ---- actions ---- */
 Action *snapshot_sync_action_new(const SnapshotSyncArgs *args);

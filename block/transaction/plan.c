@@ -7,6 +7,7 @@
  * transaction.
  */
 #include "action.h"
+#include "snapshot-common.h"
 #include "../node-internal.h"
 #include <sys/stat.h>
 
@@ -68,8 +69,16 @@ PlannedNode *planned_lookup(PlannedGraph *g, const char *device, const char *nod
     p = g_hash_table_lookup(g->nodes, n->name);
     if (!p) {
         if (!transaction_reserve(g->t, n)) {
-            error_set(errp, ERROR_BUSY, n->name, "reserve",
-                      "Node '%s' is busy: it is in use by another transaction", n->name);
+            const Transaction *other = n->reserved_by;
+
+            if (other->kept) {
+                error_set(errp, ERROR_BUSY, n->name, "plan",
+                          "Node '%s' is busy: it is reserved by the prepared transaction '%s'",
+                          n->name, other->id);
+            } else {
+                error_set(errp, ERROR_BUSY, n->name, "reserve",
+                          "Node '%s' is busy: it is in use by another transaction", n->name);
+            }
             return NULL;
         }
         p = add(g, n->name);
@@ -151,4 +160,12 @@ bool planned_check_nesting(PlannedGraph *g, const PlannedNode *old, Error **errp
 Node *planned_node(const PlannedNode *p)
 {
     return p->real ? p->real : p->made;
+}
+
+char *planned_filename(const PlannedNode *p)
+{
+    if (!p->real) {
+        return p->maker->ops->filename(p->maker);
+    }
+    return p->real->filename ? snapshot_backing_name(p->real) : NULL;
 }

@@ -4,7 +4,7 @@
  *
  * Planning never suspends, so a transaction reserves everything it needs or nothing: two transactions cannot wait for each
  * other.  Who finds a node reserved waits for the end of some transaction and looks again, at most
- * TRANSACTION_BUSY_TIMEOUT_NS.
+ * TRANSACTION_BUSY_TIMEOUT_NS; not for one that is kept prepared: that may last, and is refused as busy at once.
  */
 #include "action.h"
 
@@ -52,7 +52,7 @@ bool coroutine_fn node_wait_unreserved(Node *n, Error **errp)
     g_autoptr(Node) hold = node_ref(n); /* it may go while we wait */
 
     while (hold->reserved_by) {
-        if (clock_ns() >= deadline) {
+        if (hold->reserved_by->kept || clock_ns() >= deadline) {
             error_set(errp, ERROR_BUSY, n->name, "wait",
                       "Node '%s' is busy: it is in use by a transaction", n->name);
             return false;
@@ -100,6 +100,11 @@ void transaction_ended(Transaction *t)
 {
     t->running = false;
     running--;
+    transaction_wake_waiters();
+}
+
+void transaction_wake_waiters(void)
+{
     for (guint i = 0; waiters && i < waiters->len; i++) {
         wake(g_ptr_array_index(waiters, i));
     }

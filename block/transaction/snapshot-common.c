@@ -292,9 +292,20 @@ void coroutine_fn snapshot_unlink(Snapshot *s)
     g_clear_pointer(&s->old_node, node_unref);
 }
 
-void coroutine_fn snapshot_settled(Snapshot *s, bool degraded)
+static void tell_member(GroupMember *m, Node *old, int64_t cut_time, bool degraded)
 {
+    m->state = degraded ? SNAPSHOT_GROUP_STATE_DEGRADED : SNAPSHOT_GROUP_STATE_SETTLED;
+    m->longest_wait = atomic_load_explicit(&old->longest_wait, memory_order_relaxed);
+    m->settle_ns = clock_ns() - cut_time;
+}
+
+void coroutine_fn snapshot_settled(Snapshot *s, const Action *a)
+{
+    /* A successful flush has taken this back. */
+    bool degraded = atomic_load_explicit(&s->old_node->unflushed_old, memory_order_acquire);
+
     s->backing->unsettled = false;
+    tell_member(a->member, s->old_node, change_cut_time(a->t->change), degraded);
     if (degraded) {
         /* What could not be flushed may be later, by a guest's flush: the image stays open for writing, but only for that. */
         if (s->ro_prepared) {
@@ -340,4 +351,20 @@ bool coroutine_fn snapshot_complete_header(Snapshot *s, Error **errp)
     }
     s->wrote_backing_string = true;
     return true;
+}
+
+char *snapshot_backing_warning(Node *overlay, const PlannedNode *old)
+{
+    g_autofree char *name = planned_filename(old);
+    g_auto(ImageFacts) facts = {0};
+    g_autoptr(Error) err = NULL;
+
+    if (!overlay->driver->facts || !overlay->driver->facts(overlay, &facts, &err) ||
+        !facts.backing_file || g_strcmp0(facts.backing_file, name) == 0) {
+        return NULL;
+    }
+    return g_strdup_printf(
+        "the header of '%s' names the backing file '%s', but it will be on top of '%s'",
+        overlay->filename ? overlay->filename : overlay->name, facts.backing_file,
+        name ? name : old->name);
 }

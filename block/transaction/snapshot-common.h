@@ -33,17 +33,21 @@ typedef struct SnapshotQuiesce {
 } SnapshotQuiesce;
 void coroutine_fn snapshot_quiesce_begin(SnapshotQuiesce *q, Snapshot *s);
 bool coroutine_fn snapshot_quiesce_end(SnapshotQuiesce *q, Error **errp);
-/* Prepare: nobody writes to the overlay yet; the first writes after the cut shall not wait for more than their data. */
+/* Prepare: the first writes after the cut shall not wait for more than their data.  For overlays that the transaction made: it may grow
+ * their files. */
 void coroutine_fn snapshot_warm_up(Node *overlay);
 /* Link: checks the pair as it is now, attaches the backing edge, prepares read-only, adds the move to the change. */
 bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp);
 void coroutine_fn snapshot_unlink(Snapshot *s);
-/* Settled: the old node becomes read-only, permissions follow.  degraded: an old node's flush failed. */
-void coroutine_fn snapshot_settled(Snapshot *s, bool degraded);
+/* Settled: the old node becomes read-only, permissions follow; tells the member how it went. */
+void coroutine_fn snapshot_settled(Snapshot *s, const Action *a);
 void snapshot_clear(Snapshot *s);
 
 /* Link, for overlays that were there before: writes the true backing name into a header that has none (S15). */
 bool coroutine_fn snapshot_complete_header(Snapshot *s, Error **errp);
+
+/* For transaction-check: what to say if the overlay's header names another backing file than its true one; NULL: nothing. */
+char *snapshot_backing_warning(Node *overlay, const PlannedNode *old);
 
 /* The name that a header or a new overlay should have for `n`: absolute (S16); freed by the caller. */
 char *snapshot_backing_name(const Node *n);

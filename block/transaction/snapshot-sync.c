@@ -11,6 +11,7 @@
  *
  * The overlay has no other owner than its users; if the old node had none, it belongs to the monitor (S17).
  */
+#include "journal-internal.h"
 #include "snapshot-common.h"
 #include "../node-internal.h"
 #include "block/file.h"
@@ -60,6 +61,24 @@ static bool plan(Action *a, PlannedGraph *g, Error **errp)
     sa->s.overlay->is_overlay = true;
     old->overlay = sa->s.overlay;
     return planned_file(g, sa->file, errp);
+}
+
+static GroupMember *member(Action *a, Group *g)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+
+    return group_add_member(g, g_strdup(sa->s.old->name), planned_filename(sa->s.old),
+                            g_strdup(sa->overlay_name), g_canonicalize_filename(sa->file, NULL));
+}
+
+static char *filename(const Action *a)
+{
+    return g_canonicalize_filename(((const SnapshotSyncAction *)a)->file, NULL);
+}
+
+static SnapshotFile *file(Action *a)
+{
+    return ((SnapshotSyncAction *)a)->created;
 }
 
 /* ---- prepare ---- */
@@ -188,6 +207,7 @@ static bool coroutine_fn format_file(SnapshotSyncAction *sa, const BlockDriver *
         spec.backing_format = maker->format;
     }
     spec.backing_file = backing_file;
+    spec.group_uuid = journal_active() ? sa->base.t->group->uuid : NULL;
     e = edge_attach(file, NULL, &creator, sa, "root", EDGE_ROOT,
                     PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
                     PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
@@ -266,6 +286,55 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver 
     return true;
 }
 
+/* On a worker. */
+static bool announce(const SnapshotFileInfo *info, void *opaque, Error **errp)
+{
+    const SnapshotSyncAction *sa = opaque;
+    unsigned index;
+
+    return g_ptr_array_find(sa->base.t->group->members, sa->base.member, &index) &&
+           journal_announce(sa->base.t->group, index, info, errp);
+}
+
+/* An existing image: can it be opened, and what does its header say? */
+static bool coroutine_fn check_existing(SnapshotSyncAction *sa, char **ret_warning, Error **errp)
+{
+    struct json_object *o = json_object_new_object(), *file = json_object_new_object();
+    g_autoptr(BlockdevOptions) options = NULL;
+    g_autoptr(Node) n = NULL;
+
+    json_object_object_add(file, "driver", json_object_new_string("file"));
+    json_object_object_add(file, "filename", json_object_new_string(sa->file));
+    json_object_object_add(o, "driver", json_object_new_string(sa->format));
+    json_object_object_add(o, "read-only", json_object_new_boolean(true));
+    json_object_object_add(o, "force-share", json_object_new_boolean(true));
+    json_object_object_add(o, "file", file);
+    if (qapi_parse_BlockdevOptions(o, &options, errp)) {
+        n = node_open(options, NODE_OPEN_HIDDEN | NODE_OPEN_NO_BACKING, NULL, errp);
+    }
+    json_object_put(o);
+    if (n) {
+        *ret_warning = snapshot_backing_warning(n, sa->s.old);
+    }
+    return n != NULL;
+}
+
+static bool coroutine_fn check(Action *a, char **ret_warning, Error **errp)
+{
+    SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
+
+    if (!check_format(sa, errp)) {
+        return false;
+    }
+    if (sa->mode == SNAPSHOT_EXISTING) {
+        return check_existing(sa, ret_warning, errp);
+    } else {
+        g_autoptr(SnapshotFile) f = snapshot_file_new(sa->file);
+
+        return on_worker(snapshot_file_check, f, errp);
+    }
+}
+
 static bool coroutine_fn make_overlay(SnapshotSyncAction *sa, Error **errp)
 {
     const BlockDriver *drv = check_format(sa, errp);
@@ -275,6 +344,9 @@ static bool coroutine_fn make_overlay(SnapshotSyncAction *sa, Error **errp)
     }
     if (sa->mode == SNAPSHOT_ABSOLUTE_PATHS) {
         sa->created = snapshot_file_new(sa->file);
+        if (journal_active()) {
+            snapshot_file_set_announce(sa->created, announce, sa);
+        }
         if (!on_worker(snapshot_file_prepare, sa->created, errp)) {
             return false;
         }
@@ -324,7 +396,7 @@ static void coroutine_fn settled(Action *a)
 {
     SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
 
-    snapshot_settled(&sa->s, a->t->degraded);
+    snapshot_settled(&sa->s, a);
     if (sa->created) {
         worker_run(WORKERS_CONTROL, forget_replaced, sa->created);
     }
@@ -367,6 +439,10 @@ static void free_action(Action *a)
 static const ActionOps ops = {
     .name = "blockdev-snapshot-sync",
     .plan = plan,
+    .member = member,
+    .check = check,
+    .filename = filename,
+    .file = file,
     .prepare = prepare,
     .link = link_overlay,
     .commit = commit,

@@ -24,6 +24,24 @@ static bool plan(Action *a, PlannedGraph *g, Error **errp)
     return sa->s.overlay && snapshot_plan_overlay(sa->s.old, sa->s.overlay, errp);
 }
 
+static GroupMember *member(Action *a, Group *g)
+{
+    SnapshotAction *sa = (SnapshotAction *)a;
+    const Node *overlay = sa->s.overlay->real;
+
+    return group_add_member(g, g_strdup(sa->s.old->name), planned_filename(sa->s.old),
+                            g_strdup(sa->s.overlay->name), snapshot_backing_name(overlay));
+}
+
+static bool coroutine_fn check(Action *a, char **ret_warning, Error **errp)
+{
+    SnapshotAction *sa = (SnapshotAction *)a;
+
+    (void)errp;
+    *ret_warning = snapshot_backing_warning(sa->s.overlay->real, sa->s.old);
+    return true;
+}
+
 static bool coroutine_fn prepare(Action *a, Error **errp)
 {
     SnapshotAction *sa = (SnapshotAction *)a;
@@ -31,9 +49,6 @@ static bool coroutine_fn prepare(Action *a, Error **errp)
     SnapshotQuiesce q;
 
     snapshot_quiesce_begin(&q, &sa->s);
-    if (sa->s.overlay->real) {
-        snapshot_warm_up(sa->s.overlay->real);
-    }
     return snapshot_quiesce_end(&q, errp);
 }
 
@@ -48,7 +63,7 @@ static void coroutine_fn settled(Action *a)
 {
     SnapshotAction *sa = (SnapshotAction *)a;
 
-    snapshot_settled(&sa->s, a->t->degraded);
+    snapshot_settled(&sa->s, a);
 }
 
 static void coroutine_fn undo(Action *a)
@@ -71,6 +86,8 @@ static void free_action(Action *a)
 static const ActionOps ops = {
     .name = "blockdev-snapshot",
     .plan = plan,
+    .member = member,
+    .check = check,
     .prepare = prepare,
     .link = link_overlay,
     .settled = settled,

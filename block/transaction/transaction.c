@@ -3,26 +3,31 @@
  * The life of a transaction.
  *
  *            plan          prepare, link          record        cut            settle
- *   NEW --------> PLANNED ---------------> PREPARED -----> RECORDED --> COMMITTED -------> SETTLED
- *     \              \                        \
- *      `-- error ---- `-- undo, error -------- `-- undo, error             (no way back from here)
+ *   NEW --------> PREPARING -------------> PREPARED -----> COMMITTING -> SETTLING -------> settled
+ *     \              \                      |   ^  \                    ^
+ *      `-- error ---- `-- undo, error       |   |   `-- undo, error     |   (no way back from the record)
+ *                                    keep, hold (prepared.c): HELD -----'
  *
  *   plan      every action, in list order, against the planned graph; never suspends; reserves nodes and names.  A node that another
  *             running transaction has reserved: everything is given back, we wait for an end (bounded) and plan anew.
- *   prepare   of all actions side by side, with I/O running: files, opens, flushes.  Then link, in list order.
+ *   prepare   of all actions side by side, with I/O running: intent (journal), files, opens, flushes.  Then link, in list order.
  *   undo      of the failing and of all other actions, newest first.
- *   record    nothing yet is written; the journal will write here that the group is committed.
+ *   record    one durable write to the journal, if there is one: the group is committed.
  *   cut       arm and cut the change; then commit of every action, in the same turn of the control loop: no query and no
  *             command runs in between (T1).
  *   settle    old requests end, old nodes are flushed, made read-only; edges are folded; reservations end.
  *
  * What must hold: T1 (all or nothing), T2 (no error after the record; the reply comes when settled, or with success at the settle
- * timeout), T3 (undo leaves no trace), T4 (no request waits for any of this).
+ * timeout), T3 (undo leaves no trace), T4 (no request waits for any of this), T7 (intent, files, record, cut).
  *
  * Errors: the first in list order, as QEMU reports it.
  */
 #include "action.h"
+#include "journal-internal.h"
+#include "qapi-events.h"
 #include "util/log.h"
+
+static GPtrArray *under_way; /* Transaction *, oldest first: from began to ended */
 
 Transaction *transaction_new(void)
 {
@@ -31,6 +36,7 @@ Transaction *transaction_new(void)
     t->actions = g_ptr_array_new();
     t->nodes = g_ptr_array_new();
     t->names = g_ptr_array_new_with_free_func(g_free);
+    t->settle_timeout_ns = TRANSACTION_SETTLE_TIMEOUT_NS;
     return t;
 }
 
@@ -46,6 +52,11 @@ static void transaction_destroy(Transaction *t)
     g_ptr_array_free(t->nodes, true);
     g_ptr_array_free(t->names, true);
     change_free(t->change);
+    if (!t->group_registered) {
+        group_free(t->group);
+    }
+    g_free(t->id);
+    g_free(t->digest);
     g_free(t);
 }
 
@@ -59,6 +70,18 @@ void transaction_free(Transaction *t)
         return;
     }
     transaction_destroy(t);
+}
+
+void transaction_set_group(Transaction *t, const char *id, const char *digest)
+{
+    g_assert(!t->id && !t->digest);
+    t->id = g_strdup(id);
+    t->digest = g_strdup(digest);
+}
+
+void transaction_set_settle_timeout(Transaction *t, int64_t ns)
+{
+    t->settle_timeout_ns = ns;
 }
 
 void transaction_add(Transaction *t, Action *a)
@@ -81,6 +104,20 @@ void transaction_add_snapshot(Transaction *t, const char *node, const char *over
 void transaction_add_abort(Transaction *t)
 {
     transaction_add(t, abort_action_new());
+}
+
+GPtrArray *transactions_under_way(void)
+{
+    if (!under_way) {
+        under_way = g_ptr_array_new();
+    }
+    return under_way;
+}
+
+void transaction_set_state(Transaction *t, TransactionState state)
+{
+    t->state = state;
+    transaction_wake_waiters();
 }
 
 /* ---- plan ---- */
@@ -186,8 +223,23 @@ static bool coroutine_fn prepare(Transaction *t, Error **errp)
     return ok;
 }
 
-static void coroutine_fn undo(Transaction *t)
+static void make_group(Transaction *t)
 {
+    t->group = group_new(t->id, t->digest);
+    for (guint i = 0; i < t->actions->len; i++) {
+        Action *a = g_ptr_array_index(t->actions, i);
+
+        a->member = a->ops->member ? a->ops->member(a, t->group) : NULL;
+    }
+}
+
+void coroutine_fn transaction_undo(Transaction *t)
+{
+    if (t->armed) {
+        change_disarm(t->change);
+    }
+    change_free(t->change); /* its references would keep overlays open */
+    t->change = NULL;
     for (guint i = t->actions->len; i-- > 0;) {
         Action *a = g_ptr_array_index(t->actions, i);
 
@@ -197,12 +249,74 @@ static void coroutine_fn undo(Transaction *t)
     }
 }
 
+void coroutine_fn transaction_end(Transaction *t)
+{
+    transaction_release_all(t);
+    g_ptr_array_remove(transactions_under_way(), t);
+    transaction_ended(t);
+}
+
+bool coroutine_fn transaction_prepare(Transaction *t, Error **errp)
+{
+    g_assert(!t->running && !t->change);
+    t->begun = clock_ns();
+    if (!plan(t, errp)) {
+        return false;
+    }
+    transaction_began(t);
+    t->state = TRANSACTION_STATE_PREPARING;
+    g_ptr_array_add(transactions_under_way(), t);
+    make_group(t);
+    t->change = change_new();
+    if (!journal_intent(t->group, errp)) {
+        transaction_undo(t);
+        transaction_end(t);
+        return false;
+    }
+    if (!prepare(t, errp)) {
+        transaction_undo(t);
+        journal_forget(t->group);
+        transaction_end(t);
+        return false;
+    }
+    t->prepared = clock_ns();
+    t->group->prepare_ns = t->prepared - t->begun;
+    transaction_set_state(t, TRANSACTION_STATE_PREPARED);
+    return true;
+}
+
+/* ---- record ---- */
+
+bool coroutine_fn transaction_record(Transaction *t, Error **errp)
+{
+    int64_t start = clock_ns();
+
+    if (t->recorded) {
+        return true;
+    }
+    if (!journal_record(t->group, errp)) {
+        return false;
+    }
+    t->recorded = true;
+    t->group->record_ns = clock_ns() - start;
+    return true;
+}
+
 /* ---- cut ---- */
 
-static void cut(Transaction *t)
+static bool cut(Transaction *t)
 {
-    change_arm(t->change);
-    change_cut(t->change);
+    int64_t start = clock_ns();
+
+    if (!t->armed) {
+        change_arm(t->change);
+        t->armed = true;
+    }
+    if (!change_cut(t->change)) {
+        return false;
+    }
+    t->group->cut_ns = change_cut_time(t->change) - start;
+    t->group->cut_time = g_get_real_time() * 1000 - (clock_ns() - change_cut_time(t->change));
     for (guint i = 0; i < t->actions->len; i++) {
         Action *a = g_ptr_array_index(t->actions, i);
 
@@ -210,6 +324,11 @@ static void cut(Transaction *t)
             a->ops->commit(a);
         }
     }
+    if (t->group->members->len > 0) {
+        t->group_registered = true;
+        group_register(t->group);
+    }
+    return true;
 }
 
 /* ---- settle ---- */
@@ -220,6 +339,27 @@ typedef struct Settle {
     Timer timer;
 } Settle;
 
+static void finish_group(Transaction *t)
+{
+    Group *g = t->group;
+
+    g->state = SNAPSHOT_GROUP_STATE_SETTLED;
+    g->longest_wait = 0;
+    for (guint i = 0; i < g->members->len; i++) {
+        const GroupMember *m = g_ptr_array_index(g->members, i);
+
+        g->longest_wait = MAX(g->longest_wait, m->longest_wait);
+        if (m->state == SNAPSHOT_GROUP_STATE_DEGRADED) {
+            g->state = SNAPSHOT_GROUP_STATE_DEGRADED;
+        }
+    }
+    g->settle_ns = t->settled - change_cut_time(t->change);
+    journal_settled(g);
+    if (t->group_registered) {
+        qapi_event_send_snapshot_group_settled(g->id, g->state, g->longest_wait);
+    }
+}
+
 static void coroutine_fn settle(void *opaque)
 {
     Settle *s = opaque;
@@ -229,16 +369,16 @@ static void coroutine_fn settle(void *opaque)
 
     if (!change_settle(t->change, -1, &err)) {
         /* T2: committed all the same.  The failed flush is sticky, so the guest's next flush tells it. */
-        t->degraded = true;
-        log_warn("snapshot group is degraded: %s", err->message);
+        log_warn("snapshot group %s is degraded: %s", t->group->id, err->message);
+        group_message(t->group, "%s", err->message);
     }
     for_all(t, steps, settled_one, G_STRUCT_OFFSET(ActionOps, settled));
     change_fold(t->change);
     t->settled = clock_ns();
+    finish_group(t);
     change_free(t->change);
     t->change = NULL;
-    transaction_release_all(t);
-    transaction_ended(t);
+    transaction_end(t);
     if (s->waiter) {
         timer_cancel(&s->timer);
         co_wake(s->waiter);
@@ -255,9 +395,9 @@ static void settle_timeout(void *opaque)
     Coroutine *waiter = s->waiter;
 
     s->waiter = NULL;
-    log_warn(
-        "snapshot group is committed but not settled after %d s: old requests are still running",
-        (int)(TRANSACTION_SETTLE_TIMEOUT_NS / 1000000000));
+    log_warn("snapshot group %s is committed but not settled after %g s: old requests are still "
+             "running, or old images still being flushed",
+             s->t->group->id, s->t->settle_timeout_ns / 1e9);
     co_wake(waiter);
 }
 
@@ -269,30 +409,34 @@ static void coroutine_fn settle_and_wait(Transaction *t)
     s->t = t;
     s->waiter = co_self();
     timer_init(&s->timer, settle_timeout, s);
-    timer_arm(&s->timer, clock_ns() + TRANSACTION_SETTLE_TIMEOUT_NS);
+    timer_arm(&s->timer, clock_ns() + t->settle_timeout_ns);
     co_spawn(loop_control(), settle, s);
     co_yield();
 }
 
+bool coroutine_fn transaction_cut(Transaction *t)
+{
+    if (!cut(t)) {
+        return false;
+    }
+    transaction_set_state(t, TRANSACTION_STATE_SETTLING);
+    settle_and_wait(t);
+    return true;
+}
+
 bool coroutine_fn transaction_run(Transaction *t, Error **errp)
 {
-    g_assert(!t->running && !t->change);
-    t->begun = clock_ns();
-    if (!plan(t, errp)) {
+    if (!transaction_prepare(t, errp)) {
         return false;
     }
-    transaction_began(t);
-    t->change = change_new();
-    if (!prepare(t, errp)) {
-        change_free(t->change); /* was never armed; its references would keep overlays open */
-        t->change = NULL;
-        undo(t);
-        transaction_release_all(t);
-        transaction_ended(t);
+    transaction_set_state(t, TRANSACTION_STATE_COMMITTING);
+    if (!transaction_record(t, errp)) {
+        transaction_set_state(t, TRANSACTION_STATE_ABORTING);
+        transaction_undo(t);
+        journal_forget(t->group);
+        transaction_end(t);
         return false;
     }
-    t->prepared = clock_ns();
-    cut(t);
-    settle_and_wait(t);
+    (void)transaction_cut(t); /* not held: cannot fail */
     return true;
 }

@@ -6,11 +6,14 @@
  *
  *   change_new, change_add_*   PLANNED  nothing is visible to requests
  *   change_arm                 ARMED    every edge knows its next node; all still decide for the old one
+ *   change_hold                HELD     optional: writes that begin wait, until the cut or the deadline
  *   change_cut                 CUT      one store: from here on requests that begin decide for the new node
  *   change_settle                       waits for old write-like requests and flushes, flushes old nodes
  *   change_fold                         edges point straight at the new nodes; grace periods; the change is freed
  *
- * Nothing waits but the control thread's coroutine, and copies (REQ_COPY) over the edge new -> old.
+ *   change_disarm              EXPIRED  the way back before the cut: all goes on as if nothing had been
+ *
+ * Nothing waits but the control thread's coroutine, copies (REQ_COPY) over the edge new -> old, and in HELD writes, until the deadline.
  * docs/architecture.md and tests/model have the reasoning.
  */
 #ifndef BLOCK_CHANGE_H
@@ -18,7 +21,13 @@
 
 #include "block/node.h"
 
-typedef enum ChangeState { CHANGE_PLANNED, CHANGE_ARMED, CHANGE_CUT } ChangeState;
+typedef enum ChangeState {
+    CHANGE_PLANNED,
+    CHANGE_ARMED,
+    CHANGE_HELD,
+    CHANGE_CUT,
+    CHANGE_EXPIRED,
+} ChangeState;
 
 Change *change_new(void);
 /* Only before change_arm(), or after change_fold(). */
@@ -31,7 +40,15 @@ void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier
 
 /* Cannot fail, does not suspend; arm, record and cut may follow each other directly. */
 void change_arm(Change *c);
-void change_cut(Change *c);
+/* When it returns the hold is in force: a write that has not been let in waits until the cut or clock_ns() reaches the deadline.
+ * The threads that serve the writes keep the deadline; the control thread may be stopped. */
+void change_hold(Change *c, int64_t deadline_ns);
+/* False: the change was held and the deadline passed; nothing is cut, ever. */
+bool change_cut(Change *c);
+/* After arm or hold, instead of the cut: writes go on at once; when it returns the change may be freed. */
+void coroutine_fn change_disarm(Change *c);
+/* True once a hold has ended without a cut. */
+bool change_expired(const Change *c);
 /* clock_ns() of the cut. */
 int64_t change_cut_time(const Change *c);
 

@@ -37,6 +37,8 @@ typedef struct CreateSpec {
     const char *backing_file;   /* NULL: none */
     const char *backing_format; /* NULL: none */
     uint64_t cluster_size;      /* 0: the driver's default */
+    const char *
+        group_uuid; /* the snapshot group that the image is made for, kept in its header; NULL: none */
 } CreateSpec;
 
 struct BlockDriver {

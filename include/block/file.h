@@ -16,7 +16,8 @@
  *
  * What snapshot_file_prepare() finds under the name, after symbolic links, decides what it does:
  *
- *   nothing            creates the file (O_EXCL, mode 0644 & ~umask); undo unlinks it.
+ *   nothing            creates the file (O_EXCL, mode 0644 & ~umask); undo unlinks it.  With a journal the
+ *                      file is announced first and gets its name when the journal knows it (O_TMPFILE).
  *   an empty file      uses it, if the image lock can be had and it is still empty under that lock;
  *                      undo empties it again.
  *   a file with data   sets it aside, if its image lock can be had: a new, empty file of the same
@@ -46,12 +47,51 @@
 
 #include "util/error.h"
 
+#include <stdint.h>
+
 typedef struct SnapshotFile SnapshotFile;
+
+typedef enum SnapshotFileHow { FILE_CREATED, FILE_FILLED, FILE_REPLACED } SnapshotFileHow;
+
+/* What tells a file from every other one, whatever its name is.  Times are ns since the epoch; 0: not known. */
+typedef struct FileIdentity {
+    uint64_t dev, ino;
+    int64_t birth;
+} FileIdentity;
+
+/* A file that a snapshot makes, as the journal keeps it. */
+typedef struct SnapshotFileInfo {
+    SnapshotFileHow how;
+    const char *path; /* absolute, links followed */
+    FileIdentity id;
+    uint64_t size;
+    int64_t changed; /* ctime */
+    /* FILE_REPLACED: names (in the same directory) that the former file has for a moment, and then until the end; and what it is */
+    const char *first_name, *aside_name;
+    FileIdentity aside;
+} SnapshotFileInfo;
+
+/* Identity of an open file, or of what has the name in dirfd (links are not followed).  0 or a negative errno.  Blocks. */
+int file_identity(int fd, FileIdentity *ret);
+int file_identity_at(int dirfd, const char *name, FileIdentity *ret);
+bool file_identity_equal(const FileIdentity *a, const FileIdentity *b);
 
 /* path: as the user gave it, relative to the current directory or absolute; copied. */
 SnapshotFile *snapshot_file_new(const char *path);
 /* NULL: nothing happens. */
 void snapshot_file_free(SnapshotFile *f);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapshotFile, snapshot_file_free)
+
+/* Called (by snapshot_file_prepare()) before the file gets the name: the caller makes durable what will be.  An error of its keeps the file
+ * from being made. */
+typedef bool SnapshotFileAnnounce(const SnapshotFileInfo *info, void *opaque, Error **errp);
+void snapshot_file_set_announce(SnapshotFile *f, SnapshotFileAnnounce *fn, void *opaque);
+
+/* Whether snapshot_file_prepare() would find something in the way; does nothing.  Its errors. */
+bool snapshot_file_check(SnapshotFile *f, Error **errp);
+
+/* From MADE on: the file as it is now.  Strings belong to f.  Error: as finish. */
+bool snapshot_file_info(SnapshotFile *f, SnapshotFileInfo *ret, Error **errp);
 
 /* On failure all is as it was.  Errors: "Could not create '<path>': <reason>"; for a file in use
  * those of the image lock: "Failed to get "write" lock". */
@@ -70,6 +110,17 @@ void snapshot_file_commit(SnapshotFile *f);
 
 /* True if `path` had a file with data that is set aside (from MADE on). */
 bool snapshot_file_replaces(const SnapshotFile *f);
+
+/* ---- after a crash: what was announced, and perhaps made ---- */
+
+/* Takes back what was done for a group that is not committed.  Deletes or empties a file only if it is ours beyond doubt: it has the
+ * identity, one name only, is not in use, and holds nothing but an untouched image of the group; and if size and time of
+ * change were known (info->changed is not 0), they are the same.  What it leaves is told in *ret_message, which the caller
+ * frees; NULL: nothing is left.  *ret_done: what was done; likewise.  Blocks. */
+void snapshot_file_recover_undo(const SnapshotFileInfo *info, const char *group_uuid,
+                                char **ret_done, char **ret_message);
+/* Deletes what was set aside for a group that is committed. */
+void snapshot_file_recover_commit(const SnapshotFileInfo *info, char **ret_message);
 
 /* Makes durable that `path` is in its directory.  Blocks.  Error: "Could not sync the directory of
  * '<path>': <errno>" */

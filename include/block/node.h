@@ -75,7 +75,8 @@ struct Edge {
     const EdgeOwner *owner;
     void *owner_opaque;
     unsigned perm, shared; /* of Perm */
-    bool unsettled; /* a backing edge of a running transaction: shares everything until its old node has settled */
+    bool
+        unsettled; /* a backing edge of a running transaction: shares everything until its old node has settled */
 };
 
 /* Requests in a node that came in by one thread; a cache line each. */
@@ -115,6 +116,8 @@ struct Node {
     _Atomic uint64_t write_gen;   /* write-like requests that have ended */
     _Atomic uint64_t flushed_gen; /* those of them known to be durable */
     _Atomic bool unflushed_old;   /* an old node since its cut: not known flushed (T5) */
+    _Atomic int64_t
+        longest_wait; /* ns; the longest that the last change with this old node made a request wait */
     _Atomic int flush_error; /* sticky: negative errno of a flush that lost data (protocol nodes) */
     _Atomic unsigned write_waiters; /* coroutines that wait for writes and flushes to end ... */
     _Atomic unsigned idle_waiters;  /* ... or for all requests; who ends a request looks at these */

@@ -10,6 +10,11 @@
 
 #include "block/node.h"
 
+struct SnapshotGroupInfoList;
+struct TransactionCheckInfo;
+struct TransactionInfo;
+struct TransactionInfoList;
+
 /* A transaction waits at most this long (ns) for another that has one of its nodes reserved. */
 #define TRANSACTION_BUSY_TIMEOUT_NS (10 * INT64_C(1000000000))
 /* And replies at most this long (ns) after the cut, whether or not everything has settled. */
@@ -28,6 +33,10 @@ typedef struct SnapshotSyncArgs {
 
 Transaction *transaction_new(void);
 void transaction_free(Transaction *t);
+/* Name of the group (checked with transaction_group_check(); NULL: a UUID), and what identifies the same request again (NULL: nothing
+ * does).  Copied. */
+void transaction_set_group(Transaction *t, const char *id, const char *digest);
+void transaction_set_settle_timeout(Transaction *t, int64_t ns);
 
 void transaction_add_snapshot_sync(Transaction *t, const SnapshotSyncArgs *args);
 /* blockdev-snapshot: `overlay` becomes the overlay of `node`; both are node names (node may be a device). */
@@ -38,6 +47,34 @@ void transaction_add_abort(Transaction *t);
 /* Success: the cut has happened and, within the settle timeout, all is settled.  Failure: nothing has changed; the error is that of the
  * first failing action in list order.  After it, the transaction must only be freed (settling may go on behind it). */
 bool coroutine_fn transaction_run(Transaction *t, Error **errp);
+
+/* ---- prepared transactions ---- */
+
+/* Is `id` a valid name, and what is it the name of?  False, with an error: it cannot be used, or not for what `digest` stands for.
+ * *ret_done: the group of that name was committed, by just this request.  Waits (bounded) while such a transaction is being
+ * prepared; *ret_kept: it is prepared now. */
+bool coroutine_fn transaction_claim(const char *id, const char *digest, bool *ret_done,
+                                    Transaction **ret_kept, Error **errp);
+/* Prepares t and keeps it for timeout_ns; hold: as transaction_hold() too.  t then belongs to the register of prepared
+ * transactions; on failure it is freed. */
+bool coroutine_fn transaction_keep(Transaction *t, int64_t timeout_ns, bool hold, Error **errp);
+/* Errors of these: there is none of that name; it is being decided; it was aborted or has expired. */
+bool coroutine_fn transaction_hold(const char *id, int64_t timeout_ns,
+                                   struct TransactionInfo **ret_info, Error **errp);
+bool coroutine_fn transaction_commit(const char *id, Error **errp);
+bool coroutine_fn transaction_abort(const char *id, Error **errp);
+/* Shutdown: aborts all that are kept. */
+void coroutine_fn transaction_abort_all(void);
+
+struct TransactionInfo *transaction_info(const Transaction *t);
+struct TransactionInfo *transaction_info_of_committed(const char *id);
+struct TransactionInfoList *transaction_query(void);
+struct SnapshotGroupInfoList *snapshot_group_query(const char *id);
+
+/* ---- checking ---- */
+
+/* Plans t, changes nothing.  t has only to be freed afterwards. */
+struct TransactionCheckInfo *coroutine_fn transaction_check(Transaction *t);
 
 /* Suspends until no transaction is running or clock_ns() passed the deadline (shutdown). */
 bool coroutine_fn transaction_wait_all(int64_t deadline_ns);

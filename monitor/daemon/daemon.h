@@ -17,13 +17,17 @@ typedef struct Option {
 typedef struct CommandLine {
     bool daemonize;
     const char *pidfile;
-    GArray *options; /* of Option */
+    const char *journal; /* argument of --snapshot-journal; NULL: none */
+    GArray *options;     /* of Option */
 } CommandLine;
 
 /* Exits the process for --help, --version and bad syntax. */
 void command_line_parse(CommandLine *cl, int argc, char **argv);
 /* Carries one option out.  Coroutine of the control thread. */
 bool coroutine_fn option_run(const Option *o, Error **errp);
+
+/* --snapshot-journal; does nothing if it was not given. */
+bool coroutine_fn option_run_journal(const CommandLine *cl, Error **errp);
 
 /* Forks; returns in the child.  The parent exits when the child says ready or dies. */
 void daemonize_fork(void);

@@ -10,6 +10,7 @@
  */
 #include "block/export.h"
 #include "block/graph.h"
+#include "block/journal.h"
 #include "block/iothread-objects.h"
 #include "block/nbd-server.h"
 #include "block/transaction.h"
@@ -63,6 +64,7 @@ void coroutine_fn daemon_shutdown(void)
     }
     shutting_down = true;
     g_thread_unref(g_thread_new("watchdog", watchdog, NULL));
+    transaction_abort_all();
     if (!transaction_wait_all(clock_ns() + TRANSACTION_SETTLE_TIMEOUT_NS)) {
         log_warn("a transaction has not ended; leaving without it");
     }
@@ -70,6 +72,7 @@ void coroutine_fn daemon_shutdown(void)
     if (!graph_close_all(deadline)) {
         exit_status = 1;
     }
+    journal_close();
 }
 
 static void leave(void)
@@ -107,6 +110,7 @@ static void coroutine_fn start(void *unused)
     g_autoptr(Error) err = NULL;
 
     (void)unused;
+    option_run_journal(&command_line, &err); /* recovery comes before anything is opened */
     for (guint i = 0; i < command_line.options->len && !err; i++) {
         option_run(&g_array_index(command_line.options, Option, i), &err);
     }

@@ -5,6 +5,7 @@
  * Options are carried out in order, by the same handlers as the QMP commands.
  */
 #include "block/graph.h"
+#include "block/journal.h"
 #include "daemon.h"
 #include "monitor/chardev.h"
 #include "monitor/keyval.h"
@@ -45,6 +46,8 @@ static const char usage[] =
     "  --object iothread,id=<id>\n"
     "                         make an I/O thread\n"
     "  --pidfile <path>       write the process id there when everything is ready\n"
+    "  --snapshot-journal [path=]<path>[,follow=on|off][,damaged=refuse|set-aside]\n"
+    "                         keep snapshot groups all or nothing across crashes\n"
     "\n"
     "Arguments may also be JSON objects.\n";
 
@@ -66,6 +69,7 @@ void command_line_parse(CommandLine *cl, int argc, char **argv)
         {"nbd-server", required_argument, NULL, 'n'},
         {"object", required_argument, NULL, 'o'},
         {"pidfile", required_argument, NULL, 'p'},
+        {"snapshot-journal", required_argument, NULL, 'j'},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
@@ -88,6 +92,12 @@ void command_line_parse(CommandLine *cl, int argc, char **argv)
             break;
         case 'p':
             cl->pidfile = optarg;
+            break;
+        case 'j':
+            if (cl->journal) {
+                bad("--snapshot-journal", "can be given only once");
+            }
+            cl->journal = optarg;
             break;
         case '?':
             exit(1); /* getopt has said why */
@@ -172,6 +182,30 @@ static bool coroutine_fn run_monitor(struct json_object *o, bool keyval, Error *
         return false;
     }
     return qmp_monitor_new(c, options->has_pretty && options->pretty, errp);
+}
+
+bool coroutine_fn option_run_journal(const CommandLine *cl, Error **errp)
+{
+    g_autoptr(SnapshotJournalOptions) options = NULL;
+    g_autoptr(JsonObject) args = NULL;
+    JournalOptions o = {0};
+    bool keyval;
+
+    if (!cl->journal) {
+        return true;
+    }
+    args = option_parse(cl->journal, "path", &keyval, errp);
+    if (args && PARSE(SnapshotJournalOptions, args, keyval, &options, errp)) {
+        o.path = options->path;
+        o.follow = options->has_follow && options->follow;
+        o.set_aside_damaged =
+            options->has_damaged && options->damaged == SNAPSHOT_JOURNAL_DAMAGED_SET_ASIDE;
+        if (journal_open(&o, errp)) {
+            return true;
+        }
+    }
+    error_prefix(errp, "--snapshot-journal %s: ", cl->journal);
+    return false;
 }
 
 bool coroutine_fn option_run(const Option *o, Error **errp)

@@ -8,6 +8,7 @@
  * Snapshots of many disks make many images at once, so this writes no more than it must: the beginnings of header, refcount table and
  * first blocks, into a file that truncate has made long enough, and one flush at the end.  Until then nobody knows the file.
  */
+#include "block/untouched.h"
 #include "qcow2.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -86,6 +87,12 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
             g_free(g_array_index(h.extensions, HeaderExtension, i).data);
         }
         g_array_set_size(h.extensions, 0);
+    }
+    if (spec->group_uuid) {
+        uint8_t uuid[16];
+
+        uuid_from_text(spec->group_uuid, uuid);
+        header_add_group(&h, uuid);
     }
     used = header_length_with_extensions(&h);
     ok = name_len <= QCOW2_MAX_BACKING_NAME && used + name_len <= cluster &&

@@ -393,6 +393,20 @@ void header_add_feature_names(Qcow2Header *h)
     g_array_append_val(h->extensions, e);
 }
 
+void header_add_group(Qcow2Header *h, const uint8_t *uuid)
+{
+    HeaderExtension e = {.type = EXT_SNAPSHOT_GROUP, .len = 16, .data = g_memdup2(uuid, 16)};
+
+    g_array_append_val(h->extensions, e);
+}
+
+bool header_has_group(const Qcow2Header *h, const uint8_t *uuid)
+{
+    const HeaderExtension *e = find_extension(h, EXT_SNAPSHOT_GROUP);
+
+    return e && e->len == 16 && memcmp(e->data, uuid, 16) == 0;
+}
+
 static size_t extension_bytes(size_t len)
 {
     return 8 + ((len + 7) & ~(size_t)7);

@@ -59,6 +59,11 @@ bool header_check_supported(const Qcow2Header *h, bool writable, Error **errp);
 /* Adds the feature name table that images of ours carry. */
 void header_add_feature_names(Qcow2Header *h);
 
+/* Adds the UUID (16 bytes) of the snapshot group that the image is made for. */
+void header_add_group(Qcow2Header *h, const uint8_t *uuid);
+/* True if the image was made for that group. */
+bool header_has_group(const Qcow2Header *h, const uint8_t *uuid);
+
 /* Bytes that header and extensions take. */
 size_t header_length_with_extensions(const Qcow2Header *h);
 

@@ -70,10 +70,12 @@ enum {
 #define EXT_END            0x00000000u
 #define EXT_BACKING_FORMAT 0xe2792acau
 #define EXT_FEATURE_NAMES  0x6803f857u
-#define EXT_BITMAPS        0x23852875u
-#define EXT_CRYPTO         0x0537be77u
-#define EXT_DATA_FILE      0x44415441u
-#define FEATURE_ENTRY      48u /* type, bit, 46 bytes of name */
+#define EXT_SNAPSHOT_GROUP                                                                         \
+    0x43757470u /* ours: UUID (16 bytes) of the snapshot group that the image was made for */
+#define EXT_BITMAPS   0x23852875u
+#define EXT_CRYPTO    0x0537be77u
+#define EXT_DATA_FILE 0x44415441u
+#define FEATURE_ENTRY 48u /* type, bit, 46 bytes of name */
 
 typedef enum Qcow2Compression { QCOW2_ZLIB = 0, QCOW2_ZSTD = 1 } Qcow2Compression;
 

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What transactions write to the journal; private to block/transaction/.  journal.c has the store, journal-group.c these.
+ *
+ * Without a journal all succeed and do nothing.
+ */
+#ifndef BLOCK_TRANSACTION_JOURNAL_INTERNAL_H
+#define BLOCK_TRANSACTION_JOURNAL_INTERNAL_H
+
+#include "block/file.h"
+#include "block/journal.h"
+#include "group.h"
+#include "util/coroutine.h"
+
+bool journal_active(void);
+
+/* The group is about to be made: names of all its files.  Durable before the first file is made. */
+bool coroutine_fn journal_intent(Group *g, Error **errp);
+/* Member `index` is about to give a file its name.  Blocks: worker threads. */
+bool journal_announce(const Group *g, unsigned index, const SnapshotFileInfo *info, Error **errp);
+/* All files are complete (files: SnapshotFile * or NULL, by member). */
+bool coroutine_fn journal_files(Group *g, GPtrArray *files, Error **errp);
+/* The group is committed. */
+bool coroutine_fn journal_record(Group *g, Error **errp);
+/* A group that was kept is not committed any more, or never was; the files are about to be undone. */
+void coroutine_fn journal_undoing(Group *g);
+/* It is undone; its name is remembered, with its state. */
+void coroutine_fn journal_undone(Group *g);
+/* It never was. */
+void coroutine_fn journal_forget(Group *g);
+/* Does not wait. */
+void journal_settled(Group *g);
+
+#endif

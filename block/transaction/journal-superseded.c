@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Superseded disks; journal-superseded.h says what they are.
+ *
+ * Opening one for writing is refused, or follows to the newest overlay.  A record whose overlay is gone protects nothing any more: it
+ * warns, once.
+ */
+#include "journal-superseded.h"
+#include "block/graph.h"
+#include "block/superseded.h"
+#include "qapi-types.h"
+#include "util/log.h"
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct Superseded {
+    char *group, *file, *overlay_file;
+    FileIdentity id;
+    bool warned;
+} Superseded;
+
+static GHashTable *by_inode; /* ino -> GPtrArray of Superseded *, oldest first */
+static bool follow_on;
+
+static void entry_free(gpointer p)
+{
+    Superseded *s = p;
+
+    g_free(s->group);
+    g_free(s->file);
+    g_free(s->overlay_file);
+    g_free(s);
+}
+
+void superseded_add(const char *group, const char *file, const FileIdentity *id,
+                    const char *overlay_file)
+{
+    Superseded *s;
+    GPtrArray *list;
+
+    if (!overlay_file || id->ino == 0) {
+        return;
+    }
+    if (!by_inode) {
+        by_inode = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free,
+                                         (GDestroyNotify)g_ptr_array_unref);
+    }
+    list = g_hash_table_lookup(by_inode, &id->ino);
+    if (!list) {
+        list = g_ptr_array_new_with_free_func(entry_free);
+        g_hash_table_insert(by_inode, g_memdup2(&id->ino, sizeof(id->ino)), list);
+    }
+    s = g_new0(Superseded, 1);
+    s->group = g_strdup(group);
+    s->file = g_strdup(file);
+    s->overlay_file = g_strdup(overlay_file);
+    s->id = *id;
+    g_ptr_array_add(list, s);
+}
+
+void superseded_add_group(const Group *g)
+{
+    for (guint i = 0; i < g->members->len; i++) {
+        const GroupMember *m = g_ptr_array_index(g->members, i);
+        FileIdentity id;
+
+        if (m->file && file_identity_at(AT_FDCWD, m->file, &id) == 0) {
+            superseded_add(g->id, m->file, &id, m->overlay_file);
+        }
+    }
+}
+
+void superseded_set_follow(bool follow)
+{
+    follow_on = follow;
+}
+
+void superseded_clear(void)
+{
+    g_clear_pointer(&by_inode, g_hash_table_destroy);
+    follow_on = false;
+}
+
+/* The newest record of the file; NULL: none that counts. */
+static const Superseded *find(const char *file)
+{
+    FileIdentity id;
+    GPtrArray *list;
+
+    if (!by_inode || file_identity_at(AT_FDCWD, file, &id) < 0 ||
+        !(list = g_hash_table_lookup(by_inode, &id.ino))) {
+        return NULL;
+    }
+    for (guint i = list->len; i-- > 0;) {
+        Superseded *s = g_ptr_array_index(list, i);
+
+        if (!file_identity_equal(&s->id, &id)) {
+            continue;
+        }
+        if (access(s->overlay_file, F_OK) == 0) {
+            return s;
+        }
+        if (!s->warned) {
+            s->warned = true;
+            log_warn("snapshot group %s put '%s' on '%s', but the overlay is not there any more",
+                     s->group, s->overlay_file, file);
+        }
+    }
+    return NULL;
+}
+
+/* The newest overlay over s; bounded, since files can be renamed into a ring. */
+static const Superseded *top_of(const Superseded *s)
+{
+    for (int depth = 0; depth < 1000; depth++) {
+        const Superseded *next = find(s->overlay_file);
+
+        if (!next) {
+            return s;
+        }
+        s = next;
+    }
+    return NULL;
+}
+
+/* ---- options ---- */
+
+static const char *file_of_ref(const BlockdevRef *ref);
+
+/* The file behind these options, as far as they say; NULL: none. */
+static const char *file_of(const BlockdevOptions *o)
+{
+    switch (o->driver) {
+    case BLOCKDEV_DRIVER_FILE:
+        return o->u.file.filename;
+    case BLOCKDEV_DRIVER_QCOW2:
+        return file_of_ref(o->u.qcow2.file);
+    case BLOCKDEV_DRIVER_RAW:
+        return file_of_ref(o->u.raw.file);
+    default:
+        return NULL;
+    }
+}
+
+static const char *file_of_node(const Node *n)
+{
+    while (n->file) {
+        n = n->file->target;
+    }
+    return n->options && n->options->driver == BLOCKDEV_DRIVER_FILE ? n->options->u.file.filename
+                                                                    : NULL;
+}
+
+static const char *file_of_ref(const BlockdevRef *ref)
+{
+    const Node *n;
+
+    if (ref->type == QAPI_KIND_OBJECT) {
+        return file_of(ref->u.definition);
+    }
+    n = node_find(ref->u.reference);
+    return n ? file_of_node(n) : NULL;
+}
+
+/* Opens it for writing?  A file that becomes writable only when its user needs it is asked about when that is opened. */
+static bool for_writing(const BlockdevOptions *o)
+{
+    return !(o->has_read_only && o->read_only) && !(o->has_auto_read_only && o->auto_read_only);
+}
+
+/* The same disk with its newest overlay: what is common to all drivers stays, the file is another one. */
+static bool follow_to(const BlockdevOptions *o, const Superseded *top, BlockdevOptions **ret,
+                      Error **errp)
+{
+    static const char *const common[] = {"node-name", "discard",     "cache",
+                                         "read-only", "force-share", "detect-zeroes"};
+    struct json_object *have = qapi_serialise_BlockdevOptions(o), *want = json_object_new_object(),
+                       *file = json_object_new_object();
+    bool ok;
+
+    json_object_object_add(want, "driver", json_object_new_string("qcow2"));
+    for (unsigned i = 0; i < G_N_ELEMENTS(common); i++) {
+        struct json_object *v;
+
+        if (json_object_object_get_ex(have, common[i], &v)) {
+            json_object_object_add(want, common[i], json_object_get(v));
+        }
+    }
+    json_object_object_add(file, "driver", json_object_new_string("file"));
+    json_object_object_add(file, "filename", json_object_new_string(top->overlay_file));
+    json_object_object_add(want, "file", file);
+    ok = qapi_parse_BlockdevOptions(want, ret, errp);
+    json_object_put(want);
+    json_object_put(have);
+    return ok;
+}
+
+bool superseded_check(const BlockdevOptions *o, BlockdevOptions **ret_instead, Error **errp)
+{
+    const char *file = for_writing(o) ? file_of(o) : NULL;
+    const Superseded *s = file ? find(file) : NULL, *top;
+
+    *ret_instead = NULL;
+    if (!s) {
+        return true;
+    }
+    top = top_of(s);
+    if (follow_on && top && !(o->driver == BLOCKDEV_DRIVER_QCOW2 && o->u.qcow2.backing)) {
+        log_info("'%s' was superseded by '%s' in snapshot group %s, which is opened instead", file,
+                 top->overlay_file, top->group);
+        return follow_to(o, top, ret_instead, errp);
+    }
+    error_set(errp, ERROR_BUSY, file, "open",
+              "Disk '%s' was superseded by '%s' in snapshot group '%s': writing to it would damage "
+              "the overlay",
+              file, s->overlay_file, s->group);
+    if (top && top != s) {
+        error_hint(errp, "The newest overlay is '%s'", top->overlay_file);
+    }
+    return false;
+}

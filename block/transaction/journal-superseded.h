@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Disks that recorded groups have superseded: their data goes on in an overlay, and writing to them would damage it.  Control thread.
+ *
+ * A disk is known by its file's identity, so that a copy or another file under the same name is not meant.
+ */
+#ifndef BLOCK_TRANSACTION_JOURNAL_SUPERSEDED_H
+#define BLOCK_TRANSACTION_JOURNAL_SUPERSEDED_H
+
+#include "block/file.h"
+#include "group.h"
+
+/* The group of id `group` put overlay_file on the file that had this identity.  Strings are copied. */
+void superseded_add(const char *group, const char *file, const FileIdentity *id,
+                    const char *overlay_file);
+/* All members of a committed group. */
+void superseded_add_group(const Group *g);
+void superseded_set_follow(bool follow);
+void superseded_clear(void);
+
+#endif
