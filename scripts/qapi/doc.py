@@ -26,18 +26,21 @@ BEGINNING = r'@[^\s:]*:|Features:$|' + TAG  # of anything but a paragraph
 
 
 class Section:
-    """Lines of text.  kind: 'Plain', a tag, 'Member' or 'Feature' (these two with a name)."""
+    """Lines of text.  kind: 'Plain', a tag, 'Member' or 'Feature' (these two with a name).
+    indent: of the lines below the first one."""
 
     def __init__(self, kind, info, name=None):
         self.kind, self.info, self.name = kind, info, name
-        self.lines = []
+        self.lines, self.indent = [], 0
 
-    def text(self):
+    def raw(self):
+        """The text as it is written."""
         return '\n'.join(self.lines).strip('\n')
 
-    def append(self, text):
-        if text or self.lines:
-            self.lines.append(text)
+    def text(self):
+        """The text without the indentation that belongs to the section."""
+        return '\n'.join(self.lines[:1] + [s[self.indent:] for s in self.lines[1:]]).strip('\n')
+
 
 
 class Doc:
@@ -58,8 +61,10 @@ class Doc:
 
     # ---- lines ----
 
-    def _error(self, info, text, offset, msg):
-        return QAPIError(info, msg, column('# ' + text[:offset]))
+    @staticmethod
+    def _error(info, msg, text=''):
+        """text: of the line, up to where the error is; without it: at the beginning."""
+        return QAPIError(info, msg, column('# ' + text) if text else 1)
 
     def _peek(self):
         return self._lines[self._next] if self._next < len(self._lines) else (None, None)
@@ -77,12 +82,12 @@ class Doc:
                 return
             self._literal = None
         if len(text) + 2 > LINE_MAX and ' ' in text.strip():
-            raise self._error(info, text, LINE_MAX - 2,
-                              'documentation line longer than %d characters' % LINE_MAX)
+            raise self._error(info, 'documentation line longer than %d characters' % LINE_MAX)
         m = re.search(r'(?<!e\.g\.)(?<!i\.e\.)(?<=[A-Za-z0-9)\'"][.!?]) (?=[A-Z])', text)
-        if m:
-            raise self._error(info, text, m.start(), 'Use two spaces between sentences\n'
-                              'If this is not the end of a sentence, please report a bug.')
+        if m and not re.fullmatch(r' *([0-9]+|[A-Za-z])\.', text[:m.start()]):  # a list's item
+            raise self._error(info, 'Use two spaces between sentences\n'
+                              'If this not the end of a sentence, please report a bug.',
+                              text[:m.start()])
         if text.endswith('::'):
             self._literal = indent
 
@@ -95,17 +100,16 @@ class Doc:
             info, text = self._take()
             m = re.match(r'@\S+:', text)
             if m:
-                raise self._error(info, text, 0,
-                                  "'%s' not allowed in free-form documentation" % m.group())
-            section.append(text)
+                raise self._error(info, "'%s' not allowed in free-form documentation" % m.group())
+            section.lines.append(text)
 
     def _symbol(self):
         info, text = self._take()
         if not text.endswith(':'):
-            raise self._error(info, text, 0, "line should end with ':'")
+            raise self._error(info, "line should end with ':'")
         self.symbol = text[1:-1]
         if not self.symbol:
-            raise self._error(info, text, 0, "name required after '@'")
+            raise self._error(info, "name required after '@'")
 
     def _definition(self):
         closed = False  # no more members
@@ -115,12 +119,12 @@ class Doc:
             tag = re.match(TAG, text)
             if member:
                 if closed:
-                    raise self._error(info, text, 0,
-                                      "description of '%s' follows a section" % member.group().strip())
+                    raise self._error(info, "description of '%s' follows a section" %
+                                      member.group().strip())
                 self._described('Member', self.args, member)
             elif text == 'Features:':
                 if self.features:
-                    raise self._error(info, text, 0, "duplicated 'Features:' line")
+                    raise self._error(info, "duplicated 'Features:' line")
                 self._features()
                 closed = True
             elif tag:
@@ -135,25 +139,25 @@ class Doc:
             text = self._peek()[1]
             if re.match(BEGINNING, text):
                 break
-            section.append(self._take()[1])
+            section.lines.append(self._take()[1])
         if section.text():
             self.sections.append(section)
 
     def _described(self, kind, where, m):
-        info, text = self._peek()
-        name = m.group(1)
+        info, name = self._peek()[0], m.group(1)
+        what = 'parameter' if kind == 'Member' else 'feature'
         if not name:
-            raise self._error(info, text, 0, "name required after '@'")
+            raise QAPIError(info, 'invalid %s name' % what)
         if name in where:
-            raise self._error(info, text, 0, "duplicated %s name '%s'" % (
-                'parameter' if kind == 'Member' else 'feature', name))
+            raise QAPIError(info, "'%s' %s name duplicated" % (name, what))
         where[name] = Section(kind, info, name)
         self.sections.append(where[name])
         self._indented(where[name], m.end())
 
     def _features(self):
-        info, text = self._take()
+        info = self._take()[0]
         while self._next < len(self._lines):
+            info = self._peek()[0]
             m = re.match(r'@([^\s:]*): *', self._peek()[1])
             if m:
                 self._described('Feature', self.features, m)
@@ -162,24 +166,23 @@ class Doc:
             else:
                 break
         if not self.features:
-            raise self._error(info, text, 0, 'feature descriptions expected')
+            raise self._error(info, 'feature descriptions expected')
 
     def _tagged(self, m):
-        info, text = self._peek()
-        tag = m.group(1)
+        info, tag = self._peek()[0], m.group(1)
         if tag in OLD_TAGS:
-            raise self._error(info, text, 0, "'%s:' sections are not supported" % tag)
+            raise self._error(info, "'%s:' sections are not supported" % tag)
         if tag != 'TODO' and self.section(tag):
-            raise self._error(info, text, 0, "duplicated '%s' section" % tag)
+            raise QAPIError(info, "duplicated '%s' section" % tag)
         section = Section(tag, info)
         self.sections.append(section)
         self._indented(section, m.end())
         if not section.text():
-            raise self._error(info, text, 0, "text required after '%s:'" % tag)
+            raise QAPIError(info, "text required after '%s:'" % tag)
 
     def _indented(self, section, start):
         """The rest of the line after `start`, and the lines that are indented below it."""
-        section.append(self._take()[1][start:])
+        section.lines.append(self._take()[1][start:])
         indent, blank = None, False
         while self._next < len(self._lines):
             info, text = self._peek()
@@ -187,11 +190,11 @@ class Doc:
             if text and have == 0 and (blank or re.match(BEGINNING, text)):
                 return
             if text and indent is None:
-                indent = have
+                indent = section.indent = have
             if text and (have < indent or have == 0):
-                raise self._error(info, text, have,
-                                  'unexpected de-indent (expected at least %d spaces)' % (indent or 4))
-            section.append(self._take()[1][indent:] if text else self._take()[1])
+                raise self._error(info, 'unexpected de-indent (expected at least %d spaces)' %
+                                  (indent or 4))
+            section.lines.append(self._take()[1])
             blank = not text
 
     def section(self, tag):
@@ -200,19 +203,24 @@ class Doc:
                 return s
         return None
 
+    def body_and_rest(self):
+        """The overview, or None, and all other sections without those of members and features."""
+        rest = [s for s in self.sections if s.name is None]
+        first = bool(self.sections) and self.sections[0].kind == 'Plain'
+        return (rest[0], rest[1:]) if first else (None, rest)
+
     # ---- against the definition ----
 
     def check(self, entity, role, members, features, required):
         """members: names of what the definition itself defines, each a `role`; features: names of
         its features and of its members' ones."""
-        self._bogus(members, self.args, role)
+        self._bogus(members, self.args, 'member')
         self._bogus(features, self.features, 'feature')
-        if required:
-            for what, names, described in ((role, members, self.args),
-                                           ('feature', features, self.features)):
-                for name in names:
-                    if name not in described:
-                        raise QAPIError(entity.info, "%s '%s' lacks documentation" % (what, name))
+        for what, names, described in ((role, members if required else (), self.args),
+                                       ('feature', features, self.features)):
+            for name in names:
+                if name not in described:
+                    raise QAPIError(entity.info, "%s '%s' lacks documentation" % (what, name))
         returns, errors = self.section('Returns'), self.section('Errors')
         if returns and entity.meta != 'command':
             raise QAPIError(returns.info, "'Returns' section is only valid for commands")

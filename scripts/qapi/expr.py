@@ -21,7 +21,7 @@ KEYS = {  # mandatory and optional ones
 }
 FLAGS = {'gen': False, 'success-response': False, 'boxed': True, 'allow-oob': True,
          'allow-preconfig': True, 'coroutine': True}
-NAME = re.compile(r'(__[A-Za-z0-9.-]+_)?(x-)?([A-Za-z][A-Za-z0-9_-]*)')
+NAME = re.compile(r'(__[A-Za-z0-9.-]+_)?([xX]-)?([A-Za-z][A-Za-z0-9_-]*)')
 
 
 def check_definition(d, pragma):
@@ -161,7 +161,8 @@ class _Checker:
 
     def _type_name_or_array(self, value, source):
         if not isinstance(value, list):
-            self._type_name(value, source)
+            if not isinstance(value, str):
+                self._fail('%s should be a type name or array' % source)
         elif len(value) != 1 or not isinstance(value[0], str):
             self._fail('%s: array type must contain single type name' % source)
 
@@ -186,16 +187,14 @@ class _Checker:
         elif not isinstance(data, str):
             self._fail('%s should be an object or type name' % source)
 
-    def _branches(self, source_of, array_ok, value_ok):
+    def _branches(self, array_ok):
         data = self.expr['data']
         if not isinstance(data, dict):
             self._fail("'data' must be an object")
         for key in list(data):
-            label = source_of % key
-            if value_ok and key[:1].isdigit():
-                _lower('d' + key, self.info, label, self.exempt, self.exempt)
-            else:
-                _lower(key, self.info, label, self.exempt, self.exempt)
+            label = "'data' member '%s'" % key
+            if self.meta == 'alternate':
+                _lower(key, self.info, label)
             if not isinstance(data[key], dict):
                 data[key] = {'type': data[key]}
             _keys(data[key], self.info, label, ['type'], ['if'])
@@ -226,7 +225,7 @@ class _Checker:
 
     def _struct(self):
         if not isinstance(self.expr['data'], dict):
-            self._fail("'data' should be an object")
+            self._fail("'data' should be an object or type name")
         self._members(self.expr['data'], "'data'")
         if 'base' in self.expr:
             self._type_name(self.expr['base'], "'base'")
@@ -234,12 +233,12 @@ class _Checker:
     def _union(self):
         self._members_or_name(self.expr['base'], "'base'")
         check_name_is_str(self.expr['discriminator'], self.info, "'discriminator'")
-        self._branches("'data' member '%s'", array_ok=False, value_ok=True)
+        self._branches(array_ok=False)
 
     def _alternate(self):
         if self.expr['data'] == {}:
             self._fail("'data' must not be empty")
-        self._branches("'data' member '%s'", array_ok=True, value_ok=False)
+        self._branches(array_ok=True)
 
     def _arguments(self):
         data = self.expr.get('data')

@@ -43,6 +43,8 @@ class Lexer:
             ch = self.text[self.cursor]
             self.cursor += 1
             if ch == '\n':
+                if self.cursor == len(self.text):
+                    break  # the end is where the last line ends
                 self.line, self.line_pos = self.line + 1, self.cursor
             elif ch == '#':
                 if self.text[self.cursor] == '#':
@@ -53,7 +55,6 @@ class Lexer:
                 self._token(ch)
                 return
         self.tok = None
-        self.pos = self.cursor
 
     def _token(self, ch):
         self.tok, self.val = ch, None
@@ -85,7 +86,7 @@ class Lexer:
                 if ch != '\\':
                     raise self.error('unknown escape \\%s' % ch)
             elif not 32 <= ord(ch) < 127:
-                raise self.error('invalid character in string')
+                raise self.error('funny character in string')
             out += ch
 
     def doc_lines(self):
@@ -96,10 +97,11 @@ class Lexer:
             raise self.error("junk after '##' at start of documentation comment")
         lines = []
         while True:
+            self.pos = end
+            if end + 1 == len(self.text):
+                raise self.error("documentation comment must end with '##'")
             self.pos = end + 1
             self.line, self.line_pos = self.line + 1, self.pos
-            if self.pos >= len(self.text):
-                raise self.error("documentation comment must end with '##'")
             end = self.text.index('\n', self.pos)
             text = self.text[self.pos:end]
             self.cursor = end
@@ -110,6 +112,5 @@ class Lexer:
             if not text.startswith('#'):
                 raise self.error("documentation comment must end with '##'")
             if len(text) > 1 and text[1] != ' ':
-                self.pos += 1
                 raise self.error('missing space after #')
             lines.append((self.here(), text[2:].rstrip()))

@@ -29,7 +29,7 @@ class Pragma:
             self.doc_required = value
         elif name in self.LISTS:
             if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise QAPIError(info, "pragma '%s' must be a list of strings" % name)
+                raise QAPIError(info, "pragma %s must be a list of strings" % name)
             self.lists[name] = value
         else:
             raise QAPIError(info, "unknown pragma '%s'" % name)
@@ -42,6 +42,13 @@ class Definition:
         self.info, self.expr, self.doc, self.module = info, expr, doc, module
 
 
+class Include:
+    """An include directive in `module`; module_name: of what it includes."""
+
+    def __init__(self, module, module_name):
+        self.module, self.module_name = module, module_name
+
+
 class Module:
     """A file: its name relative to the main one, the definitions and free text in it, in order."""
 
@@ -50,7 +57,8 @@ class Module:
 
 
 class Parser:
-    """definitions: of the file and all it includes, in order; modules likewise; files: paths."""
+    """definitions: of the file and all it includes, in order; items: these and include
+    directives; docs: all documentation; modules and files (paths) likewise."""
 
     def __init__(self, fname, info=None, root=None):
         self.fname = fname
@@ -58,11 +66,12 @@ class Parser:
         if root is None:
             self.seen = set()
             self.pragma = Pragma()
-            self.definitions, self.modules, self.files = [], [], []
+            self.definitions, self.items, self.docs = [], [], []
+            self.modules, self.files = [], []
             self.top = os.path.dirname(fname)
         self.root.seen.add(os.path.abspath(fname))
         self.root.files.append(fname)
-        self.module = Module(os.path.relpath(fname, self.root.top or '.'))
+        self.module = Module(self._module_name(fname))
         self.root.modules.append(self.module)
         try:
             with open(fname, encoding='utf-8') as f:
@@ -74,6 +83,9 @@ class Parser:
             raise QAPIError(Info(fname, parent=info), 'file is not UTF-8 text') from e
         self.lex = Lexer(text, Info(fname, parent=info))
         self._file()
+
+    def _module_name(self, path):
+        return os.path.relpath(path, self.root.top or '.')
 
     # ---- expressions ----
 
@@ -142,13 +154,14 @@ class Parser:
             if lex.tok == '#':
                 self._no_definition(doc)
                 doc = Doc(info, lex.doc_lines())
+                self.root.docs.append(doc)
                 if not doc.symbol:
                     self.module.contents.append(doc)
                 lex.advance()
                 continue
-            if lex.tok != '{':
-                raise lex.error("expected '{'")
-            expr = self._members()
+            expr = self._value()
+            if not isinstance(expr, dict):
+                raise QAPIError(info, 'top-level expression must be an object')
             if 'include' in expr:
                 self._no_definition(doc)
                 self._include(expr, info)
@@ -156,8 +169,11 @@ class Parser:
                 self._no_definition(doc)
                 self._pragma(expr, info)
             else:
-                d = Definition(info, expr, doc if doc and doc.symbol else None, self.module)
+                if doc and not doc.symbol:
+                    raise QAPIError(doc.info, 'definition documentation required')
+                d = Definition(info, expr, doc, self.module)
                 self.root.definitions.append(d)
+                self.root.items.append(d)
                 self.module.contents.append(d)
             doc = None
         self._no_definition(doc)
@@ -175,6 +191,7 @@ class Parser:
         if not isinstance(name, str):
             raise QAPIError(info, "value of 'include' must be a string")
         path = os.path.join(os.path.dirname(self.fname), name)
+        self.root.items.append(Include(self.module, self._module_name(path)))
         absolute = os.path.abspath(path)
         up = info
         while up:

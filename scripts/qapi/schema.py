@@ -54,8 +54,9 @@ class Enum(Type):
 
 class Object(Type):
     """A struct or union.  local: members of its own; base: an Object; tag: the name of the
-    discriminator; branches: of Branch."""
-    base = tag = None
+    discriminator; branches: of Branch; inline_base: the unnamed type of the members of a union
+    that gives them itself."""
+    base = tag = inline_base = None
     local = ()
     branches = ()
     implicit = False
@@ -79,6 +80,9 @@ class Alternate(Type):
 
 class Array(Type):
     meta = 'array'
+
+    def describe(self):
+        return "array type ['%s']" % self.element.name
 
     def __init__(self, element):
         super().__init__(element.name + 'List', module=element.module, ifcond=element.ifcond)
@@ -111,12 +115,13 @@ class Named:
         info."""
         if getattr(self.owner, 'implicit', False):
             role = {'-arg': 'parameter', '-base': 'base ' + self.role}[self.owner.suffix]
-            return "%s '%s'" % (role, self.name)
-        text = "%s '%s'" % (self.role, self.name)
-        if info is None or self.owner.name != info.defn_name:
+            owner = self.owner.of
+        else:
+            role, owner = self.role, self.owner
+        text = "%s '%s'" % (role, self.name)
+        if info is None or owner.name != info.defn_name:
             text += " of %s '%s'" % (
-                self.owner.meta if isinstance(self.owner, (Command, Event)) else 'type',
-                self.owner.name)
+                owner.meta if isinstance(owner, (Command, Event)) else 'type', owner.name)
         return text
 
 
@@ -137,11 +142,12 @@ class Member(Named):
 
 
 class Branch(Named):
+    """own_if: the condition as written; ifcond: and that of the enum value."""
     role = 'branch'
 
     def __init__(self, name, info, owner, type_, ifcond=None):
         super().__init__(name, info, owner, ifcond)
-        self.type = type_
+        self.type, self.own_if = type_, ifcond
 
 
 BUILTINS = [
@@ -160,8 +166,9 @@ class Schema:
 
     def __init__(self, parser):
         self.pragma, self.modules, self.files = parser.pragma, parser.modules, parser.files
+        self.items, self.docs = parser.items, parser.docs
         self.names, self.entities, self.arrays = {}, [], {}
-        self.feature_names = set()
+        self.feature_names = set(SPECIAL_FEATURES)
         self._predefine()
         self.entity_of = {}  # Definition -> Entity
         for d in parser.definitions:
@@ -214,7 +221,7 @@ class Schema:
         self._no_clash(out, info)
         self.feature_names.update(f.name for f in out)
         if len(self.feature_names) > FEATURES_MAX:
-            raise QAPIError(info, 'Maximum of %d schema features is allowed' % FEATURES_MAX)
+            raise QAPIError(info, 'Maximum of %d schema features is permitted' % FEATURES_MAX)
         return out
 
     @staticmethod
@@ -233,7 +240,7 @@ class Schema:
 
     def _lookup(self, name, info, what):
         if isinstance(name, list):
-            element = self._lookup(name[0], info, what)
+            element = self._lookup(name[0], info, info.defn_meta)
             return self.arrays.setdefault(element.name, Array(element))
         t = self.names.get(name)
         if not isinstance(t, Type):
@@ -256,7 +263,7 @@ class Schema:
         name = {'-arg': camel(ent.name.lower() if ent.meta == 'event' else ent.name) + 'Arg',
                 '-base': ent.name + 'Base'}[suffix]
         obj = Object(name, info, ent.ifcond, module=ent.module)
-        obj.implicit, obj.suffix = True, suffix
+        obj.implicit, obj.suffix, obj.of = True, suffix, ent
         obj.schema_name = 'q_obj_%s%s' % (ent.name, suffix)
         obj.local = self._members(data, info, obj)
         if suffix == '-arg':
@@ -286,7 +293,8 @@ class Schema:
         if isinstance(expr['base'], str):
             ent.base = self._lookup(expr['base'], info, "'base'")
         else:
-            ent.local = self._implicit(ent, '-base', expr['base'], info).local
+            ent.inline_base = self._implicit(ent, '-base', expr['base'], info)
+            ent.local = ent.inline_base.local
         ent.tag = expr['discriminator']
         ent.branches = self._branches(ent, expr, info)
 
@@ -336,7 +344,8 @@ class Schema:
         tag = base.get(c_name(ent.tag))
         if tag is None or tag.name != ent.tag:
             raise QAPIError(info, "discriminator '%s' is not a member of 'base'" % ent.tag)
-        what = "discriminator member '%s' of 'base'" % ent.tag
+        what = "discriminator member '%s' of %s" % (
+            ent.tag, "base type '%s'" % ent.base.name if ent.base else "'base'")
         if not isinstance(tag.type, Enum):
             raise QAPIError(info, '%s must be of enum type' % what)
         if tag.optional:
@@ -344,7 +353,7 @@ class Schema:
         if tag.ifcond:
             raise QAPIError(info, '%s must not be conditional' % what)
         values = {v.name: v for v in tag.type.values}
-        if not ent.branches:
+        if not values:
             raise QAPIError(info, 'union has no branches')
         self._no_clash(ent.branches, info)
         for b in ent.branches:
@@ -406,15 +415,7 @@ class Schema:
             return
         if d.doc.symbol != ent.name:
             raise QAPIError(d.info, "documentation comment is for '%s'" % d.doc.symbol)
-        own = []
-        if isinstance(ent, Enum):
-            own = ent.values
-        elif isinstance(ent, Object):
-            own = ent.local
-        elif isinstance(ent, Alternate):
-            own = ent.branches
-        elif ent.arg.implicit and not ent.flags.get('boxed'):
-            own = ent.arg.local
+        own = self.own_members(ent)
         role = {'enum': 'value', 'alternate': 'branch', 'command': 'parameter',
                 'event': 'parameter'}.get(ent.meta, 'member')
         required = (self.pragma.doc_required and
@@ -423,6 +424,17 @@ class Schema:
         d.doc.check(ent, role, [m.name for m in own], list(dict.fromkeys(features)), required)
 
     # ---- for the outputs ----
+
+    @staticmethod
+    def own_members(ent):
+        """What a definition itself defines, and documents."""
+        if isinstance(ent, Enum):
+            return ent.values
+        if isinstance(ent, Object):
+            return ent.local
+        if isinstance(ent, Alternate):
+            return ent.branches
+        return ent.arg.local if ent.arg.implicit else []
 
     def commands(self):
         return [e for e in self.entities if isinstance(e, Command)]

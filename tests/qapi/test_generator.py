@@ -33,23 +33,27 @@ def lines(*text):
 
 
 SYNTAX = {
-    'top-level-string': ("'x'", "x.json:1:1: expected '{'"),
-    'top-level-array': ('[ ]', "x.json:1:1: expected '{'"),
+    'top-level-string': ("'x'", "x.json:1: top-level expression must be an object"),
+    'top-level-array': ('\n[ ]', "x.json:2: top-level expression must be an object"),
     'junk-word': ("{ 'command': nil }", "x.json:1:14: stray 'nil'"),
     'junk-character': ("{ 'command': 'x' };", "x.json:1:19: stray ';'"),
     'number': ("{ 'command': 5 }", "x.json:1:14: stray '5'"),
     'double-quotes': ('{ "command": 1 }', "x.json:1:3: stray '\"command\"'"),
-    'tab-in-column': ("\t\t'x'", "x.json:1:1: expected '{'"),
+    'tab-in-column': ("\t\t&", "x.json:1:1: stray '&'"),
+    'top-level-comma': (",", "x.json:1:1: expected '{', '[', string, or boolean"),
+    'top-level-open': ("['x',", "x.json:1:6: expected '{', '[', string, or boolean"),
     'tab-after-text': ("{ \t'a' 'b' }", "x.json:1:7: expected ':'"),
-    'open-object': ("{ 'command': 'x', ", "x.json:2:1: expected string"),
-    'open-object-2': ("{ 'command': 'x' ", "x.json:2:1: expected ',' or '}'"),
-    'open-array': ("{ 'command': [ 'x' ", "x.json:2:1: expected ',' or ']'"),
+    'open-object': ("{ 'command': 'x', ", "x.json:1:19: expected string"),
+    'open-object-2': ("{ 'command': 'x' ", "x.json:1:18: expected ',' or '}'"),
+    'open-blank-lines': ("{ 'command': 'x'\n\n\n", "x.json:3:1: expected ',' or '}'"),
+    'open-comment': ("{ 'command': # x", "x.json:1:17: expected '{', '[', string, or boolean"),
+    'open-array': ("{ 'command': [ 'x' ", "x.json:1:20: expected ',' or ']'"),
     'open-string': ("{ 'command': 'x }", 'x.json:1:14: missing terminating "\'"'),
     'open-escape': ("{ 'command': 'x\\\n'}", 'x.json:1:14: missing terminating "\'"'),
     'unknown-escape': ("{ 'command': 'a\\n' }", 'x.json:1:14: unknown escape \\n'),
-    'byte-31': ("{ 'command': '\x1f' }", 'x.json:1:14: invalid character in string'),
-    'byte-127': ("{ 'command': '\x7f' }", 'x.json:1:14: invalid character in string'),
-    'not-ascii': ("{ 'command': '\u00e9' }", 'x.json:1:14: invalid character in string'),
+    'byte-31': ("{ 'command': '\x1f' }", 'x.json:1:14: funny character in string'),
+    'byte-127': ("{ 'command': '\x7f' }", 'x.json:1:14: funny character in string'),
+    'not-ascii': ("{ 'command': '\u00e9' }", 'x.json:1:14: funny character in string'),
     'no-colon': ("{ 'a' 'b' }", "x.json:1:7: expected ':'"),
     'no-comma': ("{ 'a': 'b' 'c': 'd' }", "x.json:1:12: expected ',' or '}'"),
     'no-comma-array': ("{ 'a': [ 'b' 'c' ] }", "x.json:1:14: expected ',' or ']'"),
@@ -83,7 +87,7 @@ DIRECTIVES = {
     'pragma-no-bool': ("{ 'pragma': { 'doc-required': 'x' } }",
                        "x.json:1: pragma 'doc-required' must be boolean"),
     'pragma-no-list': ("{ 'pragma': { 'command-name-exceptions': [ true ] } }",
-                       "x.json:1: pragma 'command-name-exceptions' must be a list of strings"),
+                       "x.json:1: pragma command-name-exceptions must be a list of strings"),
 }
 
 ENUM = "{ 'enum': 'Kind', 'data': [ 'one', 'two', 'on' ] }\n"
@@ -162,15 +166,17 @@ MEANING = {
                    "value 'a_b' collides with value 'a-b'"),
     # struct
     'struct-data': ("{ 'struct': 'Foo', 'data': [ ] }", ('struct', 'Foo'),
-                    "'data' should be an object"),
+                    "'data' should be an object or type name"),
     'member-dict': ("{ 'struct': 'Foo', 'data': { 'a': { } } }", ('struct', 'Foo'),
                     "'data' member 'a' misses key 'type'"),
     'member-bool': ("{ 'struct': 'Foo', 'data': { 'a': true } }", ('struct', 'Foo'),
-                    "'data' member 'a' should be a type name"),
+                    "'data' member 'a' should be a type name or array"),
     'member-array': ("{ 'struct': 'Foo', 'data': { 'a': [ 'x', 'y' ] } }", ('struct', 'Foo'),
                      "'data' member 'a': array type must contain single type name"),
     'member-unknown': ("{ 'struct': 'Foo', 'data': { 'a': [ 'Bar' ] } }", ('struct', 'Foo'),
-                       "member 'a' uses unknown type 'Bar'"),
+                       "struct uses unknown type 'Bar'"),
+    'member-unknown-2': ("{ 'struct': 'Foo', 'data': { 'a': 'Bar' } }", ('struct', 'Foo'),
+                         "member 'a' uses unknown type 'Bar'"),
     'member-command': ("{ 'command': 'int16x' }\n{ 'struct': 'Foo', 'data': { 'a': 'int16x' } }",
                        ('struct', 'Foo'), "member 'a' uses unknown type 'int16x'"),
     'member-clash': ("{ 'pragma': { 'member-name-exceptions': [ 'Foo' ] } }\n"
@@ -191,12 +197,18 @@ MEANING = {
     'union-discriminator': (union(tag='none'), ('union', 'Uni'),
                             "discriminator 'none' is not a member of 'base'"),
     'union-optional': (union(tag='opt'), ('union', 'Uni'),
-                       "discriminator member 'opt' of 'base' must not be optional"),
+                       "discriminator member 'opt' of base type 'Base' must not be optional"),
     'union-string': (union(tag='id'), ('union', 'Uni'),
-                     "discriminator member 'id' of 'base' must be of enum type"),
+                     "discriminator member 'id' of base type 'Base' must be of enum type"),
     'union-conditional': (union("{ 'kind': { 'type': 'Kind', 'if': 'X' } }"), ('union', 'Uni'),
                           "discriminator member 'kind' of 'base' must not be conditional"),
-    'union-no-branch': (union(data=''), ('union', 'Uni'), 'union has no branches'),
+    'union-no-value-at-all': ("{ 'enum': 'None', 'data': [ ] }\n{ 'union': 'Uni', 'base': { 'kind': "
+                              "'None' }, 'discriminator': 'kind', 'data': { } }", ('union', 'Uni'),
+                              'union has no branches'),
+    'union-inline-optional': (union("{ '*kind': 'Kind' }"), ('union', 'Uni'),
+                              "discriminator member 'kind' of 'base' must not be optional"),
+    'union-bad-branch-name': (union(data="'One_': 'Part'"), ('union', 'Uni'),
+                              "branch 'One_' is not a value of enum type 'Kind'"),
     'union-no-value': (union(data="'three': 'Part'"), ('union', 'Uni'),
                        "branch 'three' is not a value of enum type 'Kind'"),
     'union-int': (union(data="'one': 'int'"), ('union', 'Uni'),
@@ -222,6 +234,11 @@ MEANING = {
     'union-nested-clash': (union("{ 'kind': 'Kind' }") + "\n{ 'union': 'Vni', 'base': { 'x': 'Kind' "
                            "}, 'discriminator': 'x', 'data': { 'one': 'Uni' } }", ('union', 'Vni'),
                            "member 'x' of type 'Part' collides with base member 'x'"),
+    'union-base-clash': (ENUM + "{ 'struct': 'Part', 'data': { 'x': 'int' } }\n"
+                         "{ 'union': 'Uni', 'base': { 'a': 'Kind' }, 'discriminator': 'a', 'data': "
+                         "{ 'one': 'Part' } }\n{ 'union': 'Vni', 'base': { 'a': 'Kind' }, "
+                         "'discriminator': 'a', 'data': { 'two': 'Uni' } }", ('union', 'Vni'),
+                         "base member 'a' of type 'Uni' collides with base member 'a'"),
     'union-itself': (ENUM + "{ 'union': 'Uni', 'base': { 'kind': 'Kind' }, 'discriminator': 'kind', "
                      "'data': { 'one': 'Uni' } }", ('union', 'Uni'), 'object Uni contains itself'),
     # alternate
@@ -246,6 +263,9 @@ MEANING = {
     'alternate-enum-int': ("{ 'enum': 'Num', 'data': [ '2d' ] }\n"
                            "{ 'alternate': 'Foo', 'data': { 'a': 'Num', 'b': 'int8' } }",
                            ('alternate', 'Foo'), "branch 'b' can't be distinguished from 'a'"),
+    'alternate-clash': ("{ 'pragma': { 'member-name-exceptions': [ 'Foo' ] } }\n"
+                        "{ 'alternate': 'Foo', 'data': { 'a_b': 'int' } }", ('alternate', 'Foo'),
+                        "name of 'data' member 'a_b' must not use uppercase or '_'"),
     'alternate-optional': ("{ 'alternate': 'Foo', 'data': { '*a': 'str' } }", ('alternate', 'Foo'),
                            "'data' member '*a' has an invalid name"),
     # commands and events
@@ -269,9 +289,11 @@ MEANING = {
     'boxed-nothing': ("{ 'event': 'X', 'boxed': true }", ('event', 'X'),
                       "'boxed': true requires 'data'"),
     'returns-int': ("{ 'command': 'x', 'returns': [ 'int' ] }", ('command', 'x'),
-                    "command's 'returns' cannot take array type 'intList'"),
+                    "command's 'returns' cannot take array type ['int']"),
     'returns-dict': ("{ 'command': 'x', 'returns': { } }", ('command', 'x'),
-                     "'returns' should be a type name"),
+                     "'returns' should be a type name or array"),
+    'returns-unknown-array': ("{ 'command': 'x', 'returns': [ 'Foo' ] }", ('command', 'x'),
+                              "command uses unknown type 'Foo'"),
     'returns-unknown': ("{ 'command': 'x', 'returns': 'Foo' }", ('command', 'x'),
                         "command's 'returns' uses unknown type 'Foo'"),
     # definitions twice
@@ -318,8 +340,8 @@ MEANING = {
     'features-type': ("{ 'struct': 'Foo', 'data': { }, 'features': [ 'deprecated' ] }",
                       ('struct', 'Foo'), "feature 'deprecated' is not supported for types"),
     'features-many': ("{ 'command': 'x', 'features': [ %s ] }" %
-                      ', '.join("'f%d'" % i for i in range(65)), ('command', 'x'),
-                      'Maximum of 64 schema features is allowed'),
+                      ', '.join("'f%d'" % i for i in range(63)), ('command', 'x'),
+                      'Maximum of 64 schema features is permitted'),
 }
 
 COMMAND = "{ 'command': 'foo', 'data': { 'a': 'int' }, 'returns': 'Part' }"
@@ -335,17 +357,17 @@ def doc(*text, then=COMMAND):
 DOCS = {
     'start-junk': (lines('## x', '##'),
                    "x.json:1:1: junk after '##' at start of documentation comment"),
-    'no-end': (lines('##', '# text'), "x.json:3:1: documentation comment must end with '##'"),
+    'no-end': (lines('##', '# text'), "x.json:2:7: documentation comment must end with '##'"),
     'no-end-2': (lines('##', '# text', COMMAND),
                  "x.json:3:1: documentation comment must end with '##'"),
     'end-junk': (lines('##', '# text', '## x'),
                  "x.json:3:1: junk after '##' at end of documentation comment"),
-    'no-blank': (lines('##', '#text', '##'), 'x.json:2:2: missing space after #'),
-    'doc-no-colon': (doc('# @foo'), "x.json:2:3: line should end with ':'"),
-    'no-name': (doc('# @:'), "x.json:2:3: name required after '@'"),
-    'no-member-name': (doc('# @foo:', '#', '# @: x'), "x.json:4:3: name required after '@'"),
+    'no-blank': (lines('##', '#text', '##'), 'x.json:2:1: missing space after #'),
+    'doc-no-colon': (doc('# @foo'), "x.json:2:1: line should end with ':'"),
+    'no-name': (doc('# @:'), "x.json:2:1: name required after '@'"),
+    'no-member-name': (doc('# @foo:', '#', '# @: x'), "x.json:4: invalid parameter name"),
     'free-form-member': (lines('##', '# text', '# @a: x', '##'),
-                         "x.json:3:3: '@a:' not allowed in free-form documentation"),
+                         "x.json:3:1: '@a:' not allowed in free-form documentation"),
     'no-definition': (lines('##', '# @foo:', '##', '##', '# text', '##'),
                       "x.json:1: documentation for 'foo' is not followed by the definition"),
     'before-include': (lines('##', '# @foo:', '##', "{ 'include': 'y.json' }"),
@@ -354,6 +376,17 @@ DOCS = {
                       "x.json:1: documentation for 'foo' is not followed by the definition"),
     'at-end': (lines('##', '# @foo:', '##'),
                "x.json:1: documentation for 'foo' is not followed by the definition"),
+    'no-symbol': (doc('# foo'), 'x.json:1: definition documentation required'),
+    'feature-undocumented': (lines('##', '# @x:', '##', "{ 'command': 'x', 'features': [ 'y' ] }"),
+                             "x.json: In command 'x':\nx.json:4: feature 'y' lacks documentation"),
+    'feature-exempt': ("{ 'pragma': { 'doc-required': true, 'documentation-exceptions': [ 'Foo' ] "
+                       "} }\n" + lines('##', '# @Foo:', '##', "{ 'struct': 'Foo', 'data': { 'x': { "
+                                       "'type': 'int', 'features': [ 'y' ] } } }"),
+                       "x.json: In struct 'Foo':\nx.json:5: feature 'y' lacks documentation"),
+    'feature-twice': (doc('# @foo:', '# Features:', '# @f: x', '# @f: y'),
+                      "x.json:5: 'f' feature name duplicated"),
+    'feature-no-name': (doc('# @foo:', '# Features:', '# @: x'), 'x.json:4: invalid feature name'),
+    'features-end': (doc('# @foo:', '# Features:'), 'x.json:3:1: feature descriptions expected'),
     'other-name': (doc('# @bar:'), "x.json: In command 'foo':\n"
                    "x.json:4: documentation comment is for 'bar'"),
     'doc-required': (NEEDED + "\n{ 'command': 'foo' }", "x.json: In command 'foo':\n"
@@ -367,23 +400,23 @@ DOCS = {
                                                "{ 'command': 'x', 'features': [ 'y' ] }"),
                          "x.json: In command 'x':\nx.json:5: feature 'y' lacks documentation"),
     'member-twice': (doc('# @foo:', '#', '# @a: x', '# @a: y'),
-                     "x.json:5:3: duplicated parameter name 'a'"),
+                     "x.json:5: 'a' parameter name duplicated"),
     'bogus': (doc('# @foo:', '#', '# @b: x', '# @c: x'),
-              "x.json:4: documented parameters 'b', 'c' do not exist"),
+              "x.json:4: documented members 'b', 'c' do not exist"),
     'bogus-feature': (doc('# @foo:', '# Features:', '# @b: x'),
                       "x.json:4: documented feature 'b' does not exist"),
     'no-features': (doc('# @foo:', '# Features:', '# text'),
-                    'x.json:3:3: feature descriptions expected'),
+                    'x.json:4:1: feature descriptions expected'),
     'features-twice': (doc('# @foo:', '# Features:', '# @f: x', '#', '# Features:', '# @g: y'),
-                       "x.json:6:3: duplicated 'Features:' line"),
+                       "x.json:6:1: duplicated 'Features:' line"),
     'member-late': (doc('# @foo:', '# Since: 1', '# @a: x'),
-                    "x.json:4:3: description of '@a:' follows a section"),
+                    "x.json:4:1: description of '@a:' follows a section"),
     'section-empty': (doc('# @foo:', '#', '# Errors:', '#', '# Since: 1'),
-                      "x.json:4:3: text required after 'Errors:'"),
+                      "x.json:4: text required after 'Errors:'"),
     'section-twice': (doc('# @foo:', '#', '# Since: 1', '# Since: 2'),
-                      "x.json:5:3: duplicated 'Since' section"),
+                      "x.json:5: duplicated 'Since' section"),
     'section-old': (doc('# @foo:', '#', '# Note: text'),
-                    "x.json:4:3: 'Note:' sections are not supported"),
+                    "x.json:4:1: 'Note:' sections are not supported"),
     'returns-nothing': (doc('# @foo:', '# Returns: x', then="{ 'command': 'foo' }"),
                         "x.json:3: 'Returns' section, but command doesn't return anything"),
     'returns-event': (doc('# @FOO:', '# Returns: x', then="{ 'event': 'FOO' }"),
@@ -391,14 +424,14 @@ DOCS = {
     'errors-event': (doc('# @FOO:', '# Errors: x', then="{ 'event': 'FOO' }"),
                      "x.json:3: 'Errors' section is only valid for commands"),
     'de-indent': (doc('# @foo:', '#', '# @a: line', '#     line', '#   line'),
-                  'x.json:6:5: unexpected de-indent (expected at least 4 spaces)'),
+                  'x.json:6:1: unexpected de-indent (expected at least 4 spaces)'),
     'de-indent-0': (doc('# @foo:', '#', '# @a: line', '# line'),
-                    'x.json:5:3: unexpected de-indent (expected at least 4 spaces)'),
+                    'x.json:5:1: unexpected de-indent (expected at least 4 spaces)'),
     'long-line': (doc('# @foo:', '#', '# ' + 'word ' * 13 + 'long'),
-                  'x.json:4:71: documentation line longer than 70 characters'),
+                  'x.json:4:1: documentation line longer than 70 characters'),
     'one-blank': (doc('# @foo:', '#', '# One sentence. Another.'),
                   'x.json:4:16: Use two spaces between sentences\n'
-                  'If this is not the end of a sentence, please report a bug.'),
+                  'If this not the end of a sentence, please report a bug.'),
 }
 
 GOOD = {
@@ -409,15 +442,18 @@ GOOD = {
     'forward': "{ 'struct': 'Foo', 'data': { '*a': 'Bar', 'b': [ 'Bar' ] }, 'base': 'Baz' }\n"
                "{ 'struct': 'Baz', 'data': { } }\n{ 'alternate': 'Bar', 'data': { 'x': 'Foo' } }",
     'names': "{ 'command': 'x-do-it' }\n{ 'command': '__org.example_do-it' }\n"
-             "{ 'event': 'X_1' }\n{ 'enum': 'Xy', 'data': [ ] }",
+             "{ 'event': 'X_1' }\n{ 'event': '__ORG.EXAMPLE_X-ONE' }\n{ 'enum': 'Xy', 'data': [ ] }",
     'exceptions': "{ 'pragma': { 'command-name-exceptions': [ 'a_b' ], "
                   "'command-returns-exceptions': [ 'a_b' ], 'member-name-exceptions': [ 'a_b' ] } "
                   "}\n{ 'command': 'a_b', 'data': { 'A_b': 'int' }, 'returns': 'int' }",
     'literal': doc('# @foo:', '#', '# Example::', '#',
                    '#     {"a": "One sentence. Another", "b": "' + 'long ' * 10 + '"}', '#',
                    '# https://example.org/' + 'a' * 80),
-    'features-64': "{ 'command': 'x', 'features': [ %s ] }" % ', '.join(
-        "'f%d'" % i for i in range(64)),
+    # deprecated and unstable count always
+    'features-62': "{ 'command': 'x', 'features': [ 'unstable', %s ] }" % ', '.join(
+        "'f%d'" % i for i in range(62)),
+    'union-empty': union(data=''),
+    'doc-list': doc('# @foo:', '#', '# 1. One', '#', '# a. Two'),
     'docs': doc('# @foo:', '#', '# Overview e.g. This.  That.', '#', '# More.', '#',
                 '# @a: first', '#     second', '#', '#     third', '#', '# Text.', '#',
                 '# Features:', '#', '# @f: x', '#', '# Returns: y', '#', '# Errors:',
@@ -496,7 +532,7 @@ def test_command_line(tmp_path):
     assert run('x.json', '-p', 'a b', cwd=tmp_path).returncode == 2
     (tmp_path / 'x.json').write_text('{')
     r = run('x.json', '-o', 'new', cwd=tmp_path)
-    assert r.returncode == 1 and r.stderr == "x.json:2:1: expected string or '}'\n"
+    assert r.returncode == 1 and r.stderr == "x.json:1:2: expected string or '}'\n"
     assert not (tmp_path / 'new').exists()
 
 
