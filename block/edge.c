@@ -149,6 +149,21 @@ void edge_retarget(Edge *e, Node *target)
     node_unref(old);
 }
 
+bool node_check_no_job(const Node *n, Error **errp)
+{
+    for (guint i = 0; i < n->parents->len; i++) {
+        const Edge *e = g_ptr_array_index(n->parents, i);
+
+        if (!e->parent && e->owner->is_job) {
+            error_set(errp, ERROR_BUSY, n->name, "job",
+                      "Node '%s' is busy: block device is in use by block job: %s", n->name,
+                      e->owner->job_type);
+            return false;
+        }
+    }
+    return true;
+}
+
 void edge_settled(Edge *e)
 {
     if (e->owner && e->owner->resized) {

@@ -31,6 +31,9 @@ bool coroutine_fn qmp_blockdev_add(const BlockdevOptions *arg, Error **errp)
 
 static bool check_unused(const Node *n, Error **errp)
 {
+    if (!node_check_no_job(n, errp)) {
+        return false;
+    }
     for (guint i = 0; i < n->parents->len; i++) {
         const Edge *e = g_ptr_array_index(n->parents, i);
 

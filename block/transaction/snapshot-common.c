@@ -25,6 +25,9 @@ char *snapshot_backing_name(const Node *n)
 
 static bool check_busy(const Node *n, Error **errp)
 {
+    if (!node_check_no_job(n, errp)) {
+        return false;
+    }
     for (guint i = 0; i < n->parents->len; i++) {
         const Edge *e = g_ptr_array_index(n->parents, i);
 
@@ -79,7 +82,7 @@ static bool check_unused(const Node *n, Error **errp)
 
 static bool check_overlay(const Node *n, Error **errp)
 {
-    if (!check_unused(n, errp)) {
+    if (!node_check_no_job(n, errp) || !check_unused(n, errp)) {
         return false;
     }
     if (n->driver->is_filter) {

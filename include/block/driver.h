@@ -39,6 +39,11 @@ typedef struct CreateSpec {
     uint64_t cluster_size;      /* 0: the driver's default */
     const char *
         group_uuid; /* the snapshot group that the image is made for, kept in its header; NULL: none */
+    /* qcow2; 0: the default */
+    unsigned version;       /* 2 or 3 */
+    uint64_t refcount_bits; /* any value: what cannot be is an error */
+    bool lazy_refcounts;
+    bool zstd; /* compression type */
 } CreateSpec;
 
 struct BlockDriver {

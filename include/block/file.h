@@ -46,7 +46,6 @@
 #define BLOCK_FILE_H
 
 #include "util/error.h"
-
 #include <stdint.h>
 
 typedef struct SnapshotFile SnapshotFile;
@@ -121,6 +120,12 @@ void snapshot_file_recover_undo(const SnapshotFileInfo *info, const char *group_
                                 char **ret_done, char **ret_message);
 /* Deletes what was set aside for a group that is committed. */
 void snapshot_file_recover_commit(const SnapshotFileInfo *info, char **ret_message);
+
+/* How much of its space a new file gets at once. */
+typedef enum FileSpace { FILE_SPACE_SPARSE, FILE_SPACE_RESERVED, FILE_SPACE_FULL } FileSpace;
+/* Makes a file of `size` zero bytes, or empties an existing one first; durable when it returns.  Blocks.  Errors: "Could not create '<path>':
+ * <reason>", "Could not resize file: <errno>", those of the image lock. */
+bool file_image_create(const char *path, uint64_t size, FileSpace space, Error **errp);
 
 /* Makes durable that `path` is in its directory.  Blocks.  Error: "Could not sync the directory of
  * '<path>': <errno>" */

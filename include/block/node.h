@@ -54,6 +54,7 @@ typedef struct EdgeOwner {
     char *(*describe)(void *opaque);
     /* "block-backend" or "block-job" in x-debug-query-block-graph. */
     bool is_job;
+    const char *job_type; /* jobs: "commit" */
     /* The name shown there; freed by the caller. */
     char *(*name)(void *opaque);
     /* The node's size changed, or the edge leads to another node.  Control thread. */
@@ -184,6 +185,10 @@ Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, vo
 void coroutine_fn edge_detach(Edge *e);
 /* Changes what a parent takes and shares; on error nothing changes. */
 bool coroutine_fn edge_set_perm(Edge *e, unsigned perm, unsigned shared, Error **errp);
+
+/* Nobody but the job itself may snapshot, resize, reopen or delete what a job works on.
+ * Error: "Node '%s' is busy: block device is in use by block job: %s". */
+bool node_check_no_job(const Node *n, Error **errp);
 
 /* Sum over all threads of one kind of request. */
 uint64_t node_count_writes(const Node *n);

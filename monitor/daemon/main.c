@@ -12,6 +12,7 @@
 #include "block/graph.h"
 #include "block/journal.h"
 #include "block/iothread-objects.h"
+#include "block/job.h"
 #include "block/nbd-server.h"
 #include "block/transaction.h"
 #include "daemon.h"
@@ -67,6 +68,9 @@ void coroutine_fn daemon_shutdown(void)
     transaction_abort_all();
     if (!transaction_wait_all(clock_ns() + TRANSACTION_SETTLE_TIMEOUT_NS)) {
         log_warn("a transaction has not ended; leaving without it");
+    }
+    if (!job_cancel_all(deadline)) {
+        log_warn("a job has not ended; leaving without it");
     }
     export_shutdown_all();
     if (!graph_close_all(deadline)) {

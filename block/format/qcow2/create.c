@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Creating an image: version 3, 16-bit refcounts, nothing allocated.
+ * Creating an image in which nothing is allocated; version 3 with 16-bit refcounts unless told otherwise.
  *
  *   cluster 0        header, extensions, name of the backing file
  *   then             refcount table | refcount blocks | L1 table (all zero: a hole)
@@ -14,14 +14,45 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#define REFCOUNT_ORDER 4u
+#define DEFAULT_REFCOUNT_BITS 16u
 
 typedef struct Layout {
-    unsigned cluster_bits;
+    unsigned version, cluster_bits, refcount_order;
     uint64_t l1_entries, l1_clusters;
     uint64_t blocks, reft_clusters;
     uint64_t clusters; /* all */
 } Layout;
+
+/* What other values than the defaults may be, and together with which. */
+static bool check_features(const CreateSpec *spec, Layout *l, Error **errp)
+{
+    uint64_t bits = spec->refcount_bits ? spec->refcount_bits : DEFAULT_REFCOUNT_BITS;
+    const char *text = NULL;
+
+    l->version = spec->version ? spec->version : 3;
+    if (bits & (bits - 1) || bits > 64) {
+        text = "Refcount width must be a power of two and may not exceed 64 bits";
+    } else if (l->version < 3 && bits != DEFAULT_REFCOUNT_BITS) {
+        text = "Different refcount widths than 16 bits require compatibility level 1.1 or above "
+               "(use version=v3 or greater)";
+    } else if (l->version < 3 && spec->lazy_refcounts) {
+        text = "Lazy refcounts only supported with compatibility level 1.1 and above (use "
+               "version=v3 or greater)";
+    } else if (l->version < 3 && spec->zstd) {
+        text = "Non-zlib compression type is only supported with compatibility level 1.1 and above "
+               "(use version=v3 or greater)";
+    } else if (spec->backing_format && !spec->backing_file) {
+        text = "Backing format cannot be used without backing file";
+    }
+    if (text) {
+        error_set(errp, ERROR_INVALID, "qcow2", "create", "%s", text);
+        return false;
+    }
+    while (UINT64_C(1) << l->refcount_order < bits) {
+        l->refcount_order++;
+    }
+    return true;
+}
 
 static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Error **errp)
 {
@@ -34,6 +65,9 @@ static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Erro
         error_set(errp, ERROR_INVALID, "qcow2", "create",
                   "Cluster size must be a power of two between %u and %uk",
                   1u << QCOW2_MIN_CLUSTER_BITS, 1u << (QCOW2_MAX_CLUSTER_BITS - 10));
+        return false;
+    }
+    if (!check_features(spec, &l, errp)) {
         return false;
     }
     covers = cluster * (cluster / 8);
@@ -49,7 +83,7 @@ static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Erro
     }
     l.l1_entries = div_up(size, covers);
     l.l1_clusters = div_up(l.l1_entries * 8, cluster);
-    per_block = cluster * 8 >> REFCOUNT_ORDER;
+    per_block = cluster * 8 >> l.refcount_order;
     do {
         l.clusters = 1 + l.reft_clusters + l.blocks + l.l1_clusters;
         l.blocks = div_up(l.clusters, per_block);
@@ -69,18 +103,25 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
     bool ok;
 
     header_init(&h);
-    h.version = 3;
+    h.version = l->version;
     h.cluster_bits = l->cluster_bits;
-    h.refcount_order = REFCOUNT_ORDER;
+    h.refcount_order = l->refcount_order;
     h.size = size;
-    h.header_length = QCOW2_OUR_HEADER;
+    h.header_length = l->version < 3 ? QCOW2_V2_HEADER : QCOW2_OUR_HEADER;
+    h.compatible = spec->lazy_refcounts ? COMPAT_LAZY : 0;
+    if (spec->zstd) {
+        h.incompatible = INCOMPAT_COMPRESSION;
+        h.compression = QCOW2_ZSTD;
+    }
     h.reft_offset = host(cluster);
     h.reft_clusters = l->reft_clusters;
     h.l1_offset = host(l->l1_entries ? (1 + l->reft_clusters + l->blocks) << l->cluster_bits : 0);
     h.l1_size = l->l1_entries;
     h.backing_file = g_strdup(spec->backing_file);
     h.backing_format = spec->backing_file ? g_strdup(spec->backing_format) : NULL;
-    header_add_feature_names(&h);
+    if (l->version >= 3) {
+        header_add_feature_names(&h);
+    }
     if (header_length_with_extensions(&h) + name_len > cluster) {
         /* The table of names is a courtesy; tiny clusters have no room for it. */
         for (guint i = 0; i < h.extensions->len; i++) {
@@ -113,7 +154,7 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
 
 static int coroutine_fn write_refcounts(Edge *file, Request *r, const Layout *l)
 {
-    uint64_t cluster = UINT64_C(1) << l->cluster_bits, per_block = cluster * 8 >> REFCOUNT_ORDER;
+    uint64_t cluster = UINT64_C(1) << l->cluster_bits, per_block = cluster * 8 >> l->refcount_order;
     uint64_t first_block = 1 + l->reft_clusters;
     size_t table_len = (l->blocks * 8 + SECTOR - 1) & ~(size_t)(SECTOR - 1), len;
     g_autofree uint8_t *table = g_malloc0(table_len), *counts = NULL;
@@ -128,10 +169,11 @@ static int coroutine_fn write_refcounts(Edge *file, Request *r, const Layout *l)
     }
     /* The blocks are neighbours: one piece. */
     len = (l->clusters / per_block) * cluster +
-          (((l->clusters % per_block) * 2 + SECTOR - 1) & ~(size_t)(SECTOR - 1));
+          (((((l->clusters % per_block) << l->refcount_order) + 7) / 8 + SECTOR - 1) &
+           ~(size_t)(SECTOR - 1));
     counts = g_malloc0(len);
     for (uint64_t c = 0; c < l->clusters; c++) {
-        refcount_put(counts + c / per_block * cluster, REFCOUNT_ORDER, c % per_block, 1);
+        refcount_put(counts + c / per_block * cluster, l->refcount_order, c % per_block, 1);
     }
     return edge_pwrite(file, r, guest(first_block << l->cluster_bits), counts, len, 0);
 }

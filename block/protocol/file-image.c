@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Image files that a user asks for: blockdev-create with driver file.
+ *
+ * An existing file is emptied, if its image lock can be had: that is what was asked for.  A file that was made and then could not be given its
+ * size is removed again.
+ */
+#include "block/file.h"
+#include "file-lock.h"
+#include "file-open.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ZEROES (1024 * 1024)
+
+static const FileLocks create_locks = {.used = PERM_WRITE | PERM_RESIZE, .unshared = PERM_RESIZE};
+
+static int write_zeroes(int fd, uint64_t size)
+{
+    g_autofree char *zeroes = g_malloc0(ZEROES);
+
+    for (uint64_t at = 0; at < size;) {
+        ssize_t n = pwrite(fd, zeroes, MIN(size - at, ZEROES), at);
+
+        if (n < 0 && errno != EINTR) {
+            return -errno;
+        }
+        at += n > 0 ? n : 0;
+    }
+    return 0;
+}
+
+static bool give_size(int fd, const char *path, uint64_t size, FileSpace space, Error **errp)
+{
+    int ret = size > INT64_MAX ? -EFBIG : ftruncate(fd, 0) < 0 ? -errno : 0;
+
+    if (ret == 0 && space != FILE_SPACE_FULL && ftruncate(fd, size) < 0) {
+        ret = -errno;
+    }
+    if (ret < 0) {
+        error_set_errno(errp, -ret, path, "create", "Could not resize file");
+        return false;
+    }
+    if (space == FILE_SPACE_RESERVED && size > 0) {
+        ret = -posix_fallocate(fd, 0, size);
+    } else if (space == FILE_SPACE_FULL) {
+        ret = write_zeroes(fd, size);
+    }
+    if (ret < 0) {
+        error_set_errno(errp, -ret, path, "create",
+                        space == FILE_SPACE_FULL ? "Could not write zeros for preallocation"
+                                                 : "Could not preallocate data for the new file");
+        return false;
+    }
+    if (fsync(fd) < 0) {
+        error_set_errno(errp, errno, path, "create", "Could not sync '%s'", path);
+        return false;
+    }
+    return file_sync_parent_dir(path, errp);
+}
+
+bool file_image_create(const char *path, uint64_t size, FileSpace space, Error **errp)
+{
+    bool made = true, locks, ok;
+    struct stat st;
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+
+    if (fd < 0 && errno == EEXIST) {
+        made = false;
+        fd = file_open_regular(AT_FDCWD, path, O_RDWR | O_CLOEXEC, &st);
+        if (fd == -ENOENT) {
+            /* A symbolic link that leads to nothing yet. */
+            fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+            fd = fd < 0 ? -errno : fd;
+        } else if (fd == FILE_NOT_REGULAR) {
+            error_set(errp, ERROR_UNSUPPORTED, path, "create",
+                      "Could not create '%s': it is not a regular file", path);
+            return false;
+        }
+    } else if (fd < 0) {
+        fd = -errno;
+    }
+    if (fd < 0) {
+        error_set_errno(errp, -fd, path, "create", "Could not create '%s'", path);
+        return false;
+    }
+    locks = file_lock_supported(fd);
+    ok = !locks || (file_lock_take(fd, path, create_locks, errp) &&
+                    file_lock_check(fd, path, create_locks, errp));
+    if (!ok) {
+        made = false; /* somebody uses it already */
+    }
+    ok = ok && give_size(fd, path, size, space, errp);
+    if (!ok && made) {
+        unlink(path);
+    }
+    close(fd); /* with it go the locks */
+    return ok;
+}
