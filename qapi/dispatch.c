@@ -124,7 +124,12 @@ static bool coroutine_fn run(const QapiCommand *c, struct json_object *args,
 {
     const QapiType *type = c->arg ? c->arg : &no_arguments;
     g_autoptr(JsonObject) none = json_object_new_object();
-    void *arg = NULL, *ret = NULL;
+    union {
+        void *pointer;
+        int64_t integer;
+        double number;
+    } ret = {0};
+    void *arg = NULL;
     bool ok;
 
     if (!qapi_parse(type, args ? args : none, false, &arg, errp)) {
@@ -135,10 +140,10 @@ static bool coroutine_fn run(const QapiCommand *c, struct json_object *args,
     } else {
         ok = c->marshal(arg, &ret, errp);
         if (ok) {
-            *ret_out = c->ret ? qapi_serialise(c->ret, ret) : json_object_new_object();
+            *ret_out = c->ret ? qapi_serialise_at(c->ret, &ret) : json_object_new_object();
         }
         if (ok && c->ret) {
-            qapi_free(c->ret, ret);
+            qapi_clear_at(c->ret, &ret);
         }
     }
     qapi_free(type, arg);

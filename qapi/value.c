@@ -120,6 +120,11 @@ struct json_object *qapi_serialise(const QapiType *type, const void *value)
                                                            : to_json(type, value);
 }
 
+struct json_object *qapi_serialise_at(const QapiType *type, const void *at)
+{
+    return to_json(type, at);
+}
+
 /* ---- free ---- */
 
 static void clear(const QapiType *type, void *at);
@@ -175,6 +180,11 @@ static void clear(const QapiType *type, void *at)
 void qapi_free(const QapiType *type, void *value)
 {
     clear(type, &value);
+}
+
+void qapi_clear_at(const QapiType *type, void *at)
+{
+    clear(type, at);
 }
 
 /* ---- copy ---- */

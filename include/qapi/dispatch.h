@@ -23,8 +23,9 @@ enum {
 typedef struct QapiCommand {
     const char *name;
     const QapiType *arg, *ret; /* NULL: none */
-    /* Sets *ret_out (if there is a ret) on success.  NULL: it answers with JSON of its own. */
-    bool coroutine_fn (*marshal)(const void *arg, void **ret_out, Error **errp);
+    /* Sets what ret_out points to (if there is a ret) on success: a value of that type, as
+     * qapi_serialise_at() takes it.  NULL: it answers with JSON of its own. */
+    bool coroutine_fn (*marshal)(const void *arg, void *ret_out, Error **errp);
     unsigned flags;
 } QapiCommand;
 

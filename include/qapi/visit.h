@@ -88,6 +88,10 @@ bool qapi_parse(const QapiType *type, struct json_object *in, bool keyval, void 
                 Error **errp);
 /* A new JSON value of a value of such a type; members in schema order, absent ones left out. */
 struct json_object *qapi_serialise(const QapiType *type, const void *value);
+/* The same for a value that lies at `at` as a member of an object does, and freeing that: scalars
+ * and enums by value, all else by a pointer.  Any type. */
+struct json_object *qapi_serialise_at(const QapiType *type, const void *at);
+void qapi_clear_at(const QapiType *type, void *at);
 /* A deep copy (JSON values below `any` are shared: nobody changes them). */
 void *qapi_copy(const QapiType *type, const void *value);
 /* NULL: nothing happens. */

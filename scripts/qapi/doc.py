@@ -11,7 +11,8 @@ A block whose first line is "@NAME:" documents the definition that follows it:
 
 Paragraphs without indentation may follow any of these.  Every other block is free-form text.
 Style: lines of 70 characters at most (but for a word alone, such as a URL), two blanks between
-sentences; not in literal blocks, which are what is indented after a line that ends in "::".
+sentences; not in literal blocks, which are what is indented after a line that ends in "::" and
+is no directive (".. name::"), but for qmp-example.
 """
 import re
 
@@ -88,7 +89,8 @@ class Doc:
             raise self._error(info, 'Use two spaces between sentences\n'
                               'If this not the end of a sentence, please report a bug.',
                               text[:m.start()])
-        if text.endswith('::'):
+        if text.endswith('::') and (text[indent:indent + 3] != '.. ' or
+                                    text[indent:] == '.. qmp-example::'):
             self._literal = indent
 
     # ---- grammar ----

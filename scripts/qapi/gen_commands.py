@@ -3,7 +3,8 @@
 
 The table refers to every handler: only what has all of them links it.
 """
-from .ccode import File, c_name, guard, table_of
+from .ccode import File, c_name, c_type, condition, guard, table_of
+from .schema import SPECIAL_FEATURES
 
 FLAGS = {'allow-oob': 'OOB', 'allow-preconfig': 'PRECONFIG', 'success-response': 'NO_RESPONSE',
          'coroutine': 'COROUTINE'}
@@ -18,43 +19,43 @@ def prototype(cmd, schema):
     if has_arg(cmd, schema):
         args.append('const %s *arg' % cmd.arg.c_type_name())
     if cmd.ret is not None:
-        args.append('%s **ret_out' % cmd.ret.c_type_name())
+        args.append('%s*ret_out' % c_type(cmd.ret))
     args.append('Error **errp')
     return guard(cmd.ifcond, 'bool coroutine_fn qmp_%s(%s);\n' % (c_name(cmd.name), ', '.join(args)))
 
 
 def marshaller(cmd, schema):
-    name, text, call = c_name(cmd.name), '', []
+    text, call = '', []
     if has_arg(cmd, schema):
         call.append('arg')
     else:
         text += '    (void)arg;\n'
     if cmd.ret is not None:
-        text += '    %s *ret = NULL;\n\n' % cmd.ret.c_type_name()
-        call.append('&ret')
+        call.append('ret_out')
     else:
         text += '    (void)ret_out;\n'
-    call = 'qmp_%s(%s)' % (name, ', '.join(call + ['errp']))
-    if cmd.ret is not None:
-        text += '    if (!%s) {\n        return false;\n    }\n' % call
-        text += '    *ret_out = ret;\n    return true;\n'
-    else:
-        text += '    return %s;\n' % call
-    return guard(cmd.ifcond, 'static bool coroutine_fn marshal_%s(const void *arg, void **ret_out, '
-                 'Error **errp)\n{\n%s}\n' % (name, text))
+    text += '    return qmp_%s(%s);\n' % (c_name(cmd.name), ', '.join(call + ['errp']))
+    return guard(cmd.ifcond, 'static bool coroutine_fn marshal_%s(const void *arg, void *ret_out, '
+                 'Error **errp)\n{\n%s}\n' % (c_name(cmd.name), text))
 
 
 def row(cmd, schema):
-    flags = ['QAPI_COMMAND_' + flag for key, flag in FLAGS.items() if key in cmd.flags]
-    flags += ['QAPI_COMMAND_' + f.name.upper() for f in cmd.features
-              if f.name in ('deprecated', 'unstable')]
+    flags = ' | '.join('QAPI_COMMAND_' + flag for key, flag in FLAGS.items() if key in cmd.flags)
+    for f in cmd.features:
+        if f.name in SPECIAL_FEATURES:
+            flag = 'QAPI_COMMAND_' + f.name.upper()
+            if f.ifcond:
+                flags = (flags or '0') + '\n#if %s\n     | %s\n#endif\n    ' % (
+                    condition(f.ifcond), flag)
+            else:
+                flags += (' | ' if flags else '') + flag
     generated = 'gen' not in cmd.flags
     return guard(cmd.ifcond, '    {"%s", %s, %s, %s, %s},\n' % (
         cmd.name,
         table_of(cmd.arg) if has_arg(cmd, schema) else 'NULL',
         table_of(cmd.ret) if generated and cmd.ret is not None else 'NULL',
         'marshal_%s' % c_name(cmd.name) if generated else 'NULL',
-        ' | '.join(flags) or '0'))
+        flags or '0'))
 
 
 def generate(schema, prefix):

@@ -35,7 +35,7 @@ def function(ev, schema, prefix, enum):
     elif 'boxed' in ev.flags:
         text += emit % ('qapi_serialise(%s, arg)' % table_of(ev.arg))
     else:
-        text += '    %s data = {\n' % ev.arg.c_type_name()
+        text += '    %s q_data = {\n' % ev.arg.c_type_name()
         for m in ev.arg.members():
             n = c_name(m.name)
             if has_flag(m):
@@ -43,7 +43,7 @@ def function(ev, schema, prefix, enum):
             # the table reads only
             cast = '(char *)' if c_type(m.type) == 'char *' else ''
             text += '        .%s = %s%s,\n' % (n, cast, n)
-        text += '    };\n\n' + emit % ('qapi_serialise(%s, &data)' % table_of(ev.arg))
+        text += '    };\n\n' + emit % ('qapi_serialise(%s, &q_data)' % table_of(ev.arg))
     return guard(ev.ifcond, text + '}\n')
 
 

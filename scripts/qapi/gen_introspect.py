@@ -9,11 +9,14 @@ the same.  What has a condition is within the same condition in C.
 import json
 
 from .ccode import File, c_name, guard
-from .schema import Alternate, Array, Builtin, Enum, Object
+from .schema import Alternate, Array, Builtin, Enum, Object, both
+
+NULL = object()
 
 
 class Entry:
-    """A JSON object with members in order; a value may be a list of (condition, value)."""
+    """A JSON object with members in order.  A value may be NULL or a list of (condition, value),
+    where a value may be an Entry again; None: there is no such member."""
 
     def __init__(self, ifcond, **members):
         self.ifcond, self.members = ifcond, members
@@ -27,12 +30,21 @@ class Entry:
             text = '%s"%s": ' % (before, key.replace('_', '-'))
             before = ', '
             if not isinstance(value, list):
-                out.append((None, text + json.dumps(value)))
+                out.append((None, text + ('null' if value is NULL else json.dumps(value))))
                 continue
             out.append((None, text + '['))
             out += list_pieces(value)
             out.append((None, ']'))
         return out + [(None, '}')]
+
+    def joined_pieces(self):
+        """The same with as few pieces as there can be."""
+        out = []
+        for cond, text in self.pieces():
+            if out and out[-1][0] == cond:
+                text = out.pop()[1] + text
+            out.append((cond, text))
+        return out
 
 
 def list_pieces(items):
@@ -45,12 +57,13 @@ def list_pieces(items):
             comma = ', ' if some is None else None
         else:
             some, comma = None, ''
-        text = json.dumps(value)
-        if comma is not None:
-            out.append((cond, comma + text))
-        else:
-            out.append(({'all': [some, cond]} if cond else some, ', '))
-            out.append((cond, text))
+        if comma is None:
+            out.append((both(some, cond), ', '))
+            comma = ''
+        inner = value.joined_pieces() if isinstance(value, Entry) else [(None, json.dumps(value))]
+        for inner_cond, text in inner:
+            out.append((both(cond, inner_cond), comma + text))
+            comma = ''
         earlier.append(cond)
     return out
 
@@ -106,7 +119,8 @@ class Introspection:
                        'values': [(v.ifcond, v.name) for v in t.values]}
         elif isinstance(t, Alternate):
             members = {'meta_type': 'alternate',
-                       'members': [(b.ifcond, {'type': self.use(b.type)}) for b in t.branches]}
+                       'members': [(b.ifcond, Entry(None, type=self.use(b.type)))
+                                   for b in t.branches]}
         else:
             members = self.object(t)
         return Entry(t.ifcond, name=name, **members, features=self.features(t))
@@ -116,7 +130,7 @@ class Introspection:
         for m in t.members():
             value = {'name': m.name, 'type': self.use(m.type)}
             if m.optional:
-                value['default'] = None
+                value['default'] = NULL
             members['members'].append((m.ifcond, self.named(m, **value)))
         if t.tag:
             have = {b.name: b for b in t.branches}
@@ -124,17 +138,12 @@ class Introspection:
             members['variants'] = []
             for v in t.tag_member().type.values:
                 b = have.get(v.name)
-                members['variants'].append((b.ifcond if b else v.ifcond, {
-                    'case': v.name, 'type': self.use(b.type if b else self.schema.empty)}))
+                members['variants'].append((b.ifcond if b else v.ifcond, Entry(
+                    None, case=v.name, type=self.use(b.type if b else self.schema.empty))))
         return members
 
-    @staticmethod
-    def named(n, **value):
-        """Features below the level of an entry: those with a condition of their own are rare
-        enough to take the condition of the whole."""
-        if n.features:
-            value['features'] = [f.name for f in n.features]
-        return value
+    def named(self, n, **value):
+        return Entry(None, **value, features=self.features(n))
 
 
 def generate(schema, prefix, unmask=False):

@@ -103,7 +103,7 @@ def define_object(t):
     if rows:
         before += 'static const QapiMember %s_members[] = {\n%s};\n' % (n, rows)
         fields += count('member', n + '_members')
-    if t.tag:
+    if t.branches:
         tag = t.tag_member()
         before += 'static const QapiBranch %s_branches[] = {\n%s};\n' % (
             n, branch_rows(t, lambda b: c_enum(tag.type.prefix, b.name)))

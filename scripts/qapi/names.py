@@ -6,7 +6,7 @@ import re
 RESERVED = frozenset('''auto break case char const continue default do double else enum extern
     float for goto if inline int long register restrict return short signed sizeof static struct
     switch typedef union unsigned void volatile while asm typeof bool true false linux unix i386
-    and or not xor'''.split())
+    mips sparc errno and or not xor'''.split())
 
 
 def c_name(name):

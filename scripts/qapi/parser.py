@@ -12,6 +12,9 @@ from .lexer import Lexer
 from .source import Info, QAPIError
 
 
+NESTING_MAX = 100
+
+
 class Pragma:
     """What pragmas set: shared by a whole include tree."""
 
@@ -89,19 +92,21 @@ class Parser:
 
     # ---- expressions ----
 
-    def _value(self):
+    def _value(self, depth=0):
         lex = self.lex
+        if depth == NESTING_MAX:
+            raise lex.error('nested too deeply')
         if lex.tok == '{':
-            return self._members()
+            return self._members(depth + 1)
         if lex.tok == '[':
-            return self._values()
+            return self._values(depth + 1)
         if lex.tok in ("'", 't', 'f'):
             val = lex.val
             lex.advance()
             return val
         raise lex.error("expected '{', '[', string, or boolean")
 
-    def _members(self):
+    def _members(self, depth):
         lex, expr = self.lex, {}
         lex.advance()
         if lex.tok == '}':
@@ -117,7 +122,7 @@ class Parser:
             lex.advance()
             if key in expr:
                 raise lex.error("duplicate key '%s'" % key)
-            expr[key] = self._value()
+            expr[key] = self._value(depth)
             if lex.tok == '}':
                 lex.advance()
                 return expr
@@ -127,7 +132,7 @@ class Parser:
             if lex.tok != "'":
                 raise lex.error('expected string')
 
-    def _values(self):
+    def _values(self, depth):
         lex, out = self.lex, []
         lex.advance()
         if lex.tok == ']':
@@ -136,7 +141,7 @@ class Parser:
         if lex.tok not in ('{', '[', "'", 't', 'f'):
             raise lex.error("expected '{', '[', ']', string, or boolean")
         while True:
-            out.append(self._value())
+            out.append(self._value(depth))
             if lex.tok == ']':
                 lex.advance()
                 return out

@@ -64,6 +64,8 @@ SYNTAX = {
     'trailing-comma-array': ("{ 'a': [ 'b', ] }",
                              "x.json:1:15: expected '{', '[', string, or boolean"),
     'no-value': ("{ 'a': }", "x.json:1:8: expected '{', '[', string, or boolean"),
+    'nesting': ("{ 'a': " + '[' * 99 + '\n[', 'x.json:2:1: nested too deeply'),
+    'nesting-much': ('[' * 100000, 'x.json:1:101: nested too deeply'),
     'duplicate-key': ("{ 'a': 'b',\n  'a': 'c' }", "x.json:2:8: duplicate key 'a'"),
 }
 
@@ -429,6 +431,13 @@ DOCS = {
                     'x.json:5:1: unexpected de-indent (expected at least 4 spaces)'),
     'long-line': (doc('# @foo:', '#', '# ' + 'word ' * 13 + 'long'),
                   'x.json:4:1: documentation line longer than 70 characters'),
+    'one-blank-in-note': (doc('# @foo:', '#', '# .. note::', '#', '#     One sentence. Another.'),
+                          'x.json:6:20: Use two spaces between sentences\n'
+                          'If this not the end of a sentence, please report a bug.'),
+    'one-blank-behind': (doc('# @foo:', '#', '# Like::', '#', '#     A one. Two', '#',
+                             '# One sentence. Another.'),
+                         'x.json:8:16: Use two spaces between sentences\n'
+                         'If this not the end of a sentence, please report a bug.'),
     'one-blank': (doc('# @foo:', '#', '# One sentence. Another.'),
                   'x.json:4:16: Use two spaces between sentences\n'
                   'If this not the end of a sentence, please report a bug.'),
@@ -449,6 +458,9 @@ GOOD = {
     'literal': doc('# @foo:', '#', '# Example::', '#',
                    '#     {"a": "One sentence. Another", "b": "' + 'long ' * 10 + '"}', '#',
                    '# https://example.org/' + 'a' * 80),
+    'literal-example': doc('# @foo:', '#', '# .. qmp-example::', '#    :title: A. B', '#',
+                           '#    One sentence. Another', '#', '#    One sentence. Another'),
+    'nesting': "{ 'command': 'x', 'if': " + "{ 'not': " * 98 + "'A'" + ' }' * 99,
     # deprecated and unstable count always
     'features-62': "{ 'command': 'x', 'features': [ 'unstable', %s ] }" % ', '.join(
         "'f%d'" % i for i in range(62)),
@@ -603,6 +615,28 @@ def test_introspection_conditions(tmp_path, monkeypatch, defined, which):
     assert [m['name'] for m in enum['members']] == enum['values']
     assert [e['name'] for e in entries if e['meta-type'] == 'command'] == (
         ['x'] if 'B' not in defined else []) + (['y'] if 'A' in defined or 'B' in defined else [])
+
+
+@pytest.mark.parametrize('defined', [[], ['A'], ['B'], ['A', 'B']])
+def test_introspection_features(tmp_path, monkeypatch, defined):
+    """Features may have conditions on every level."""
+    features = "'features': [ { 'name': 'a', 'if': 'A' }, { 'name': 'b', 'if': 'B' } ]"
+    schema = load(tmp_path, monkeypatch, """
+        { 'enum': 'Foo', 'data': [ 'u', { 'name': 'v', 'if': 'A', FEATURES } ], FEATURES }
+        { 'struct': 'Bar', 'data': { '*f': { 'type': 'Foo', 'if': 'B', FEATURES },
+                                     'g': { 'type': 'Foo', FEATURES } } }
+        { 'command': 'x', 'returns': 'Bar', FEATURES }""".replace('FEATURES', features))
+    have = [d.lower() for d in defined]
+    f = {'name': 'f', 'type': '2', 'default': None, 'features': have}
+    g = {'name': 'g', 'type': '2', 'features': have}
+    v = {'name': 'v', 'features': have}
+    assert literal(schema, defined) == [
+        {'name': 'x', 'meta-type': 'command', 'arg-type': '0', 'ret-type': '1', 'features': have},
+        {'name': '0', 'meta-type': 'object', 'members': []},
+        {'name': '1', 'meta-type': 'object', 'members': [f, g] if 'B' in defined else [g]},
+        {'name': '2', 'meta-type': 'enum', 'features': have,
+         'members': [{'name': 'u'}, v] if 'A' in defined else [{'name': 'u'}],
+         'values': ['u', 'v'] if 'A' in defined else ['u']}]
 
 
 def test_own_schema():

@@ -80,6 +80,83 @@ bool coroutine_fn qmp_fail(const FailArg *arg, Error **errp)
     return false;
 }
 
+/* Results that are no objects. */
+
+bool coroutine_fn qmp_get_int(int64_t *ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = INT64_MIN;
+    return true;
+}
+
+bool coroutine_fn qmp_get_byte(uint8_t *ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = 255;
+    return true;
+}
+
+bool coroutine_fn qmp_get_half(double *ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = 0.5;
+    return true;
+}
+
+bool coroutine_fn qmp_get_on(bool *ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = true;
+    return true;
+}
+
+bool coroutine_fn qmp_get_text(char **ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = g_strdup("text");
+    return true;
+}
+
+bool coroutine_fn qmp_get_any(const GetAnyArg *arg, struct json_object **ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = json_object_get(arg->value);
+    return true;
+}
+
+bool coroutine_fn qmp_get_null(bool *ret_out, Error **errp)
+{
+    (void)errp;
+    (void)ret_out;
+    return true;
+}
+
+bool coroutine_fn qmp_get_colour(TestColour *ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = COLOUR_3D;
+    return true;
+}
+
+bool coroutine_fn qmp_get_alternate(TestAny **ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = g_new0(TestAny, 1);
+    (*ret_out)->type = QAPI_KIND_STRING;
+    (*ret_out)->u.text = g_strdup("alternate");
+    return true;
+}
+
+bool coroutine_fn qmp_awkward(const TestAwkward *arg, TestBare **ret_out, Error **errp)
+{
+    (void)errp;
+    *ret_out = g_new0(TestBare, 1);
+    (*ret_out)->shape = TEST_SHAPE_DEEP;
+    (*ret_out)->text =
+        g_strdup_printf("%d %d", (int)arg->q_errno, arg->has_q_default && arg->q_default);
+    return true;
+}
+
 static struct json_object *raw(Error **errp)
 {
     static unsigned count;
@@ -147,6 +224,18 @@ static void test_good(void)
         {"{\"execute\":\"get-count\",\"arguments\":{\"shape\":\"square\",\"side\":1}}",
          "{\"return\": [1]}", 1},
         {"{\"execute\":\"silent\"}", NULL, 1},
+        {"{\"execute\":\"get-int\"}", "{\"return\": -9223372036854775808}", 0},
+        {"{\"execute\":\"get-byte\"}", "{\"return\": 255}", 0},
+        {"{\"execute\":\"get-half\"}", "{\"return\": 0.5}", 0},
+        {"{\"execute\":\"get-on\"}", "{\"return\": true}", 0},
+        {"{\"execute\":\"get-text\",\"id\":1}", "{\"return\": \"text\", \"id\": 1}", 0},
+        {"{\"execute\":\"get-any\",\"arguments\":{\"value\":[1,{}]}}", "{\"return\": [1, {}]}", 0},
+        {"{\"execute\":\"get-any\",\"arguments\":{\"value\":null}}", "{\"return\": null}", 0},
+        {"{\"execute\":\"get-null\"}", "{\"return\": null}", 0},
+        {"{\"execute\":\"get-colour\"}", "{\"return\": \"3d\"}", 0},
+        {"{\"execute\":\"get-alternate\"}", "{\"return\": \"alternate\"}", 0},
+        {"{\"execute\":\"awkward\",\"arguments\":{\"errno\":7,\"default\":true,\"unix\":1}}",
+         "{\"return\": {\"shape\": \"deep\", \"text\": \"7 1\"}}", 0},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -276,6 +365,16 @@ static void test_table(void)
         {"raw", 0},
         {"silent", QAPI_COMMAND_NO_RESPONSE},
         {"urgent", QAPI_COMMAND_OOB | QAPI_COMMAND_DEPRECATED},
+        {"get-int", QAPI_COMMAND_DEPRECATED},
+        {"get-byte", QAPI_COMMAND_OOB | QAPI_COMMAND_UNSTABLE},
+        {"get-half", 0},
+        {"get-on", 0},
+        {"get-text", 0},
+        {"get-any", 0},
+        {"get-null", 0},
+        {"get-colour", 0},
+        {"get-alternate", 0},
+        {"awkward", 0},
     };
 
     g_assert_cmpuint(test_qapi_commands_count, ==, G_N_ELEMENTS(rows));
@@ -326,6 +425,9 @@ static void test_events(void)
     g_assert_cmpstr(event_text, ==,
                     "{\"event\": \"SOMETHING\", \"data\": {\"colours\": [\"red\", \"3d\"], "
                     "\"count\": 5, \"id\": \"i\"}}");
+    test_qapi_event_send_awkward("d", true, 1);
+    g_assert_cmpstr(event_text, ==,
+                    "{\"event\": \"AWKWARD\", \"data\": {\"default\": 1, \"data\": \"d\"}}");
     test_qapi_event_send_shape(&outer);
     g_assert_cmpstr(event_text, ==,
                     "{\"event\": \"SHAPE\", \"data\": {\"shape\": \"circle\", \"radius\": 3}}");
@@ -334,6 +436,16 @@ static void test_events(void)
 }
 
 /* ---- introspection ---- */
+
+static bool contains_text(const char *text)
+{
+    for (unsigned i = 0; test_qapi_introspection[i]; i++) {
+        if (strstr(test_qapi_introspection[i], text)) {
+            return true;
+        }
+    }
+    return false;
+}
 
 static void test_introspection(void)
 {
@@ -351,6 +463,8 @@ static void test_introspection(void)
         "{\"name\": \"urgent\", \"meta-type\": \"command\", \"arg-type\": \"0\", \"ret-type\": "
         "\"0\", \"allow-oob\": true, \"features\": [\"deprecated\"]}",
         "{\"name\": \"NOTHING_NEW\", \"meta-type\": \"event\", \"arg-type\": \"0\"}",
+        "{\"name\": \"get-int\", \"meta-type\": \"command\", \"arg-type\": \"0\", \"ret-type\": "
+        "\"int\", \"features\": [\"deprecated\"]}",
         "{\"name\": \"int\", \"meta-type\": \"builtin\", \"json-type\": \"int\"}",
         "{\"name\": \"[int]\", \"meta-type\": \"array\", \"element-type\": \"int\"}",
         "{\"name\": \"0\", \"meta-type\": \"object\", \"members\": []}",
@@ -365,6 +479,10 @@ static void test_introspection(void)
             g_assert_cmpstr(test_qapi_introspection[i], ==, first[i]);
         }
     }
+    g_assert_true(contains_text("\"name\": \"unix\", \"type\": \"int\", \"default\": null, "
+                                "\"features\": [\"even\", \"unstable\"]}]}"));
+    g_assert_true(contains_text("\"tag\": \"shape\", \"variants\": [{\"case\": \"circle\", "
+                                "\"type\": \"0\"}, {\"case\": \"square\", \"type\": \"0\"}"));
     for (unsigned i = 0; i < G_N_ELEMENTS(some); i++) {
         g_assert_true(g_strv_contains(test_qapi_introspection, some[i]));
     }
