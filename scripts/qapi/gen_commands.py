@@ -40,7 +40,7 @@ def marshaller(cmd, schema):
 
 
 def row(cmd, schema):
-    flags = ' | '.join('QAPI_COMMAND_' + flag for key, flag in FLAGS.items() if key in cmd.flags)
+    flags = ' | '.join('QAPI_COMMAND_' + f for key, f in FLAGS.items() if key in cmd.flags)
     for f in cmd.features:
         if f.name in SPECIAL_FEATURES:
             flag = 'QAPI_COMMAND_' + f.name.upper()

@@ -9,7 +9,7 @@ the same.  What has a condition is within the same condition in C.
 import json
 
 from .ccode import File, c_name, guard
-from .schema import Alternate, Array, Builtin, Enum, Object, both
+from .schema import Alternate, Array, Builtin, Enum, both
 
 NULL = object()
 

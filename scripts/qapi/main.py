@@ -46,6 +46,9 @@ def main():
     except QAPIError as e:
         print(e, file=sys.stderr)
         return 1
+    except RecursionError:  # far beyond what anybody writes: a thousand bases, or includes
+        print('%s: definitions are nested too deeply' % args.schema, file=sys.stderr)
+        return 1
     try:
         if args.manual:
             with open(args.manual, 'w', encoding='utf-8') as out:

@@ -260,17 +260,17 @@ class Schema:
         """The type of inline members; suffix as in the names that messages and dumps use."""
         if not data:
             return self.empty
+        schema_name = 'q_obj_%s%s' % (ent.name, suffix)
         name = {'-arg': camel(ent.name.lower() if ent.meta == 'event' else ent.name) + 'Arg',
                 '-base': ent.name + 'Base'}[suffix]
+        if name in self.names:
+            name = schema_name  # less handsome, but nobody else's
         obj = Object(name, info, ent.ifcond, module=ent.module)
         obj.implicit, obj.suffix, obj.of = True, suffix, ent
-        obj.schema_name = 'q_obj_%s%s' % (ent.name, suffix)
+        obj.schema_name = schema_name
         obj.local = self._members(data, info, obj)
         if suffix == '-arg':
             self._no_clash(obj.local, info)
-            if name in self.names:
-                raise QAPIError(info, "'%s' is already defined\n%s" % (
-                    name, QAPIError(self.names[name].info, 'previous definition')))
             self.names[name] = obj
             self.entities.append(obj)
         return obj
