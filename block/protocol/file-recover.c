@@ -45,8 +45,8 @@ static bool has_identity(const Recovery *r, const char *name, const FileIdentity
     return name && file_identity_at(r->dir, name, &now) == 0 && file_identity_equal(&now, id);
 }
 
-/* NULL: it is ours beyond doubt. */
-static const char *doubt(const Recovery *r, int fd)
+/* NULL: it is ours beyond doubt.  renamed: by us, which counts as a change. */
+static const char *doubt(const Recovery *r, int fd, bool renamed)
 {
     const SnapshotFileInfo *i = r->info;
     g_autoptr(Error) err = NULL;
@@ -64,7 +64,8 @@ static const char *doubt(const Recovery *r, int fd)
     }
     if (i->changed != 0 &&
         ((uint64_t)st.st_size != i->size ||
-         st.st_ctim.tv_sec * INT64_C(1000000000) + st.st_ctim.tv_nsec != i->changed)) {
+         (!renamed &&
+          st.st_ctim.tv_sec * INT64_C(1000000000) + st.st_ctim.tv_nsec != i->changed))) {
         return "was changed since";
     }
     if (file_lock_supported(fd) && (!file_lock_take(fd, i->path, file_create_locks, &err) ||
@@ -75,7 +76,7 @@ static const char *doubt(const Recovery *r, int fd)
 }
 
 /* OURS: *ret_fd is open and locked. */
-static Found find_ours(const Recovery *r, const char *name, int *ret_fd)
+static Found find_ours(const Recovery *r, const char *name, bool renamed, int *ret_fd)
 {
     int fd = openat(r->dir, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     const char *why = NULL;
@@ -86,7 +87,7 @@ static Found find_ours(const Recovery *r, const char *name, int *ret_fd)
         }
         return errno == ENOENT ? GONE : NOT_OURS;
     }
-    why = doubt(r, fd);
+    why = doubt(r, fd, renamed);
     if (why) {
         tell(r->message, "'%s' %s, and stays", r->info->path, why);
         close(fd);
@@ -100,7 +101,7 @@ static void undo_created(const Recovery *r)
 {
     int fd;
 
-    if (find_ours(r, r->name, &fd) != OURS) {
+    if (find_ours(r, r->name, false, &fd) != OURS) {
         return;
     }
     if (unlinkat(r->dir, r->name, 0) < 0) {
@@ -116,7 +117,7 @@ static void undo_filled(const Recovery *r)
     struct stat st;
     int fd;
 
-    if (find_ours(r, r->name, &fd) != OURS) {
+    if (find_ours(r, r->name, false, &fd) != OURS) {
         return;
     }
     if (fstat(fd, &st) == 0 && st.st_size == 0) {
@@ -136,7 +137,7 @@ static void remove_aside(const Recovery *r, const char *aside)
 {
     int fd;
 
-    if (aside && find_ours(r, aside, &fd) == OURS) {
+    if (aside && find_ours(r, aside, true, &fd) == OURS) {
         if (unlinkat(r->dir, aside, 0) < 0) {
             tell(r->message, "'%s' beside '%s' cannot be removed: %s", aside, r->info->path,
                  g_strerror(errno));
@@ -148,7 +149,7 @@ static void remove_aside(const Recovery *r, const char *aside)
 static void put_back(const Recovery *r, const char *aside)
 {
     int fd, ret;
-    Found f = find_ours(r, r->name, &fd);
+    Found f = find_ours(r, r->name, false, &fd);
 
     if (f == NOT_OURS) {
         tell(r->message, "the former file '%s' lies in '%s'", r->info->path, aside);

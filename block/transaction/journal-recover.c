@@ -277,6 +277,12 @@ static void coroutine_fn undo_group(Found *f)
     f->g->state = strcmp(f->state, "undoing") == 0 ? SNAPSHOT_GROUP_STATE_EXPIRED
                                                    : SNAPSHOT_GROUP_STATE_ABORTED;
     say(f->g, "it was not committed");
+    if (strcmp(f->state, "undoing") == 0) {
+        /* We had begun to change the files: size and time of change say nothing. */
+        for (guint i = 0; i < f->members->len; i++) {
+            ((FoundMember *)g_ptr_array_index(f->members, i))->file.changed = 0;
+        }
+    }
     worker_run(WORKERS_CONTROL, undo_files, f);
     for (guint i = f->members->len; i-- > 0;) {
         const FoundMember *m = g_ptr_array_index(f->members, i);

@@ -268,8 +268,7 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver 
     if (!file) {
         return false;
     }
-    if (sa->created && (!format_file(sa, drv, file, errp) ||
-                        !on_worker(snapshot_file_finish, sa->created, errp))) {
+    if (sa->created && !format_file(sa, drv, file, errp)) {
         return false;
     }
     oo = overlay_options(sa, file, errp);
@@ -282,8 +281,11 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver 
     }
     sa->overlay->auto_name = !sa->snapshot_node_name;
     sa->s.overlay->made = sa->overlay;
+    if (!sa->created) {
+        return true;
+    }
     snapshot_warm_up(sa->overlay);
-    return true;
+    return on_worker(snapshot_file_finish, sa->created, errp);
 }
 
 /* On a worker. */

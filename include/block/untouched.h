@@ -12,7 +12,7 @@
 void uuid_from_text(const char *text, uint8_t *ret_16_bytes);
 
 /* True if the open file is a qcow2 image with the group's UUID in its header and no allocated data cluster or internal snapshot; or, if
- * `unfinished`, one whose header has not been written yet.  Blocks.  False also if it cannot be read. */
+ * `unfinished`, what a crash can leave of one that was being made.  Blocks.  False also if it cannot be read. */
 bool image_is_untouched(int fd, const char *group_uuid, bool unfinished);
 
 #endif

@@ -119,6 +119,13 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
     h.l1_size = l->l1_entries;
     h.backing_file = g_strdup(spec->backing_file);
     h.backing_format = spec->backing_file ? g_strdup(spec->backing_format) : NULL;
+    if (spec->group_uuid) {
+        uint8_t uuid[16];
+
+        /* early: it is in the first sector, then, which is written whole or not at all */
+        uuid_from_text(spec->group_uuid, uuid);
+        header_add_group(&h, uuid);
+    }
     if (l->version >= 3) {
         header_add_feature_names(&h);
     }
@@ -128,12 +135,6 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
             g_free(g_array_index(h.extensions, HeaderExtension, i).data);
         }
         g_array_set_size(h.extensions, 0);
-    }
-    if (spec->group_uuid) {
-        uint8_t uuid[16];
-
-        uuid_from_text(spec->group_uuid, uuid);
-        header_add_group(&h, uuid);
     }
     used = header_length_with_extensions(&h);
     ok = name_len <= QCOW2_MAX_BACKING_NAME && used + name_len <= cluster &&
