@@ -137,6 +137,28 @@ bool coroutine_fn journal_files(Group *g, GPtrArray *files, Error **errp)
     return !concerns(g) || store_write(write_files, &f, errp);
 }
 
+typedef struct BackingName {
+    const Group *g;
+    const GroupMember *m;
+} BackingName;
+
+static bool write_backing_name(sqlite3 *db, void *opaque, Error **errp)
+{
+    const BackingName *b = opaque;
+    unsigned index;
+
+    return !g_ptr_array_find(b->g->members, b->m, &index) ||
+           store_exec(db, errp, "UPDATE members SET wrote_backing = 1 WHERE grp = ? AND idx = ?",
+                      "si", b->g->id, (int64_t)index);
+}
+
+bool coroutine_fn journal_backing_name(const Group *g, const GroupMember *m, Error **errp)
+{
+    BackingName b = {.g = g, .m = m};
+
+    return !concerns(g) || store_write(write_backing_name, &b, errp);
+}
+
 /* ---- the decision ---- */
 
 static bool write_record(sqlite3 *db, void *opaque, Error **errp)

@@ -20,6 +20,8 @@ bool coroutine_fn journal_intent(Group *g, Error **errp);
 bool journal_announce(const Group *g, unsigned index, const SnapshotFileInfo *info, Error **errp);
 /* All files are complete (files: SnapshotFile * or NULL, by member). */
 bool coroutine_fn journal_files(Group *g, GPtrArray *files, Error **errp);
+/* The name of the backing file is about to be written into the header of the member's overlay, which the user opened. */
+bool coroutine_fn journal_backing_name(const Group *g, const GroupMember *m, Error **errp);
 /* The group is committed. */
 bool coroutine_fn journal_record(Group *g, Error **errp);
 /* A group that was kept is not committed any more, or never was; the files are about to be undone. */

@@ -117,7 +117,7 @@ static void coroutine_fn give_up(Transaction *t, SnapshotGroupState state)
     g->durable = journal_active();
     t->group_registered = true;
     group_register(g);
-    transaction_end(t);
+    transaction_end(t); /* wakes who waits to decide */
     transaction_free(t);
 }
 
@@ -148,32 +148,36 @@ static void set_deadline(Transaction *t, int64_t timeout_ns)
     timer_arm(&t->expiry, t->deadline);
 }
 
-/* The kept transaction of that name, for a decision that suspends; NULL: see errp, or *ret_group, which was decided. */
-static Transaction *begin_decision(const char *id, const Group **ret_group, Error **errp)
+/* The kept transaction of that name, for a decision that suspends; NULL: see errp, or *ret_group, which was decided.  While somebody
+ * else decides, waits (bounded) for how that ends. */
+static Transaction *coroutine_fn begin_decision(const char *id, const Group **ret_group,
+                                                Error **errp)
 {
-    Transaction *t = find(id);
+    int64_t deadline = clock_ns() + SAME_REQUEST_TIMEOUT_NS;
+    Transaction *t;
 
+    while ((t = find(id)) && t->kept && t->ending && !t->group_registered &&
+           clock_ns() < deadline) {
+        transaction_wait_other(deadline);
+    }
     *ret_group = NULL;
-    if (t && t->group_registered) {
-        *ret_group = t->group;
+    if (t && t->kept && !t->ending) {
+        t->ending = true;
+        timer_cancel(&t->expiry);
+        return t;
+    }
+    if (t && !t->group_registered) {
+        error_set(errp, ERROR_BUSY, id, "transaction",
+                  t->kept ? "Transaction '%s' is being decided"
+                          : "Transaction '%s' is not prepared yet",
+                  id);
         return NULL;
     }
-    if (!t || !t->kept) {
-        *ret_group = group_find(id);
-        if (!*ret_group) {
-            error_set(errp, t ? ERROR_BUSY : ERROR_NOT_FOUND, id, "transaction",
-                      t ? "Transaction '%s' is not prepared yet" : "Transaction '%s' not found",
-                      id);
-        }
-        return NULL;
+    *ret_group = group_find(id);
+    if (!*ret_group) {
+        error_set(errp, ERROR_NOT_FOUND, id, "transaction", "Transaction '%s' not found", id);
     }
-    if (t->ending) {
-        error_set(errp, ERROR_BUSY, id, "transaction", "Transaction '%s' is being decided", id);
-        return NULL;
-    }
-    t->ending = true;
-    timer_cancel(&t->expiry);
-    return t;
+    return NULL;
 }
 
 /* Record, arm, hold.  t->ending is set.  On failure t is gone. */

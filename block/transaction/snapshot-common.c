@@ -9,6 +9,7 @@
  * its proper permissions are set when the old node has settled and is read-only.
  */
 #include "snapshot-common.h"
+#include "journal-internal.h"
 #include "../io-internal.h"
 #include "../node-internal.h"
 #include "util/log.h"
@@ -332,7 +333,7 @@ void snapshot_clear(Snapshot *s)
     g_clear_pointer(&s->old_node, node_unref);
 }
 
-bool coroutine_fn snapshot_complete_header(Snapshot *s, Error **errp)
+bool coroutine_fn snapshot_complete_header(Snapshot *s, const Action *a, Error **errp)
 {
     Node *overlay = s->overlay_node;
     g_auto(ImageFacts) facts = {0};
@@ -349,7 +350,8 @@ bool coroutine_fn snapshot_complete_header(Snapshot *s, Error **errp)
         return true; /* another one than the true one is what reusing an image means */
     }
     name = snapshot_backing_name(s->old_node);
-    if (!overlay->driver->set_backing_string(overlay, name, s->old_node->driver->name, errp)) {
+    if (!journal_backing_name(a->t->group, a->member, errp) ||
+        !overlay->driver->set_backing_string(overlay, name, s->old_node->driver->name, errp)) {
         return false;
     }
     s->wrote_backing_string = true;

@@ -44,7 +44,7 @@ void coroutine_fn snapshot_settled(Snapshot *s, const Action *a);
 void snapshot_clear(Snapshot *s);
 
 /* Link, for overlays that were there before: writes the true backing name into a header that has none (S15). */
-bool coroutine_fn snapshot_complete_header(Snapshot *s, Error **errp);
+bool coroutine_fn snapshot_complete_header(Snapshot *s, const Action *a, Error **errp);
 
 /* For transaction-check: what to say if the overlay's header names another backing file than its true one; NULL: nothing. */
 char *snapshot_backing_warning(Node *overlay, const PlannedNode *old);

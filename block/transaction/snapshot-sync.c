@@ -374,7 +374,7 @@ static bool coroutine_fn link_overlay(Action *a, Error **errp)
     SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
 
     return snapshot_link(&sa->s, a->t, errp) &&
-           (sa->mode != SNAPSHOT_EXISTING || snapshot_complete_header(&sa->s, errp));
+           (sa->mode != SNAPSHOT_EXISTING || snapshot_complete_header(&sa->s, a, errp));
 }
 
 static void commit(Action *a)

@@ -56,7 +56,7 @@ static bool coroutine_fn link_overlay(Action *a, Error **errp)
 {
     SnapshotAction *sa = (SnapshotAction *)a;
 
-    return snapshot_link(&sa->s, a->t, errp) && snapshot_complete_header(&sa->s, errp);
+    return snapshot_link(&sa->s, a->t, errp) && snapshot_complete_header(&sa->s, a, errp);
 }
 
 static void coroutine_fn settled(Action *a)

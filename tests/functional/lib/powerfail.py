@@ -135,7 +135,7 @@ def _lose_name(kind, flags, a, b):
         if kind in (CREATE, LINK):
             os.unlink(a)
         elif kind == UNLINK:
-            os.link(b, a)
+            os.rename(b, a)  # the graveyard was an invention of ours
         elif flags & 2:  # RENAME_EXCHANGE
             c = a + '.exchange'
             os.rename(a, c)
