@@ -340,6 +340,7 @@ def test_hold_ends_with_abort(setup):
     setup.qmp.cmd('transaction-abort', {'id': 'g'})
     w.join(5)
     assert w.took < 1
+    w.h.shutdown()
     settles_to(setup, before)
     setup.d.stop()
     assert img.contents(setup.dir / 'd0.qcow2', 4096) == b'x' * 4096
