@@ -72,6 +72,7 @@ class Introspection:
     def __init__(self, schema, unmask):
         self.schema, self.unmask = schema, unmask
         self.names, self.work, self.count = {}, [], 0
+        self.int_array = Array(schema.names['int'])
         self.entries = [self.top(e) for e in schema.entities if e.meta in ('command', 'event')]
         while self.work:
             self.entries.append(self.entry(self.work.pop(0)))
@@ -80,6 +81,8 @@ class Introspection:
         """The name by which a type is mentioned."""
         if isinstance(t, Builtin) and t.json == 'int':
             t = self.schema.names['int']
+        if isinstance(t, Array) and isinstance(t.element, Builtin) and t.element.json == 'int':
+            t = self.int_array
         if t in self.names:
             return self.names[t]
         self.work.append(t)
@@ -133,14 +136,15 @@ class Introspection:
                 value['default'] = NULL
             members['members'].append((m.ifcond, self.named(m, **value)))
         if t.tag:
-            have = {b.name: b for b in t.branches}
+            have = {b.name for b in t.branches}
             members['tag'] = t.tag
-            members['variants'] = []
-            for v in t.tag_member().type.values:
-                b = have.get(v.name)
-                members['variants'].append((b.ifcond if b else v.ifcond, Entry(
-                    None, case=v.name, type=self.use(b.type if b else self.schema.empty))))
+            members['variants'] = [self.variant(b, b.type) for b in t.branches]
+            members['variants'] += [self.variant(v, self.schema.empty)
+                                    for v in t.tag_member().type.values if v.name not in have]
         return members
+
+    def variant(self, n, t):
+        return n.ifcond, Entry(None, case=n.name, type=self.use(t))
 
     def named(self, n, **value):
         return Entry(None, **value, features=self.features(n))

@@ -666,6 +666,24 @@ def test_introspection_conditions(tmp_path, monkeypatch, defined, which):
         ['x'] if 'B' not in defined else []) + (['y'] if 'A' in defined or 'B' in defined else [])
 
 
+def test_introspection_integers(tmp_path, monkeypatch):
+    """All look the same, and so do arrays of them: no name is there twice."""
+    schema = load(tmp_path, monkeypatch, "{ 'struct': 'Foo', 'data': { %s } }\n"
+                  "{ 'command': 'x', 'data': 'Foo' }" % ', '.join(
+                      "'a%d': '%s', 'b%d': [ '%s' ]" % (i, t, i, t) for i, t in enumerate(
+                          ['uint8', 'size', 'int', 'int64'])))
+    entries = literal(schema)
+    assert [e['name'] for e in entries] == ['x', '0', '1', 'int', '[int]']
+    assert [m['type'] for m in entries[1]['members']] == ['int', '[int]'] * 4
+
+
+def test_introspection_variants(tmp_path, monkeypatch):
+    """Branches as they are written, then values without one."""
+    entries = literal(load(tmp_path, monkeypatch, union(data="'on': 'Part', 'one': 'Part'") +
+                           "{ 'command': 'x', 'data': 'Uni', 'boxed': true }"))
+    assert [v['case'] for v in entries[1]['variants']] == ['on', 'one', 'two']
+
+
 @pytest.mark.parametrize('defined', [[], ['A'], ['B'], ['A', 'B']])
 def test_introspection_features(tmp_path, monkeypatch, defined):
     """Features may have conditions on every level."""
