@@ -23,6 +23,8 @@
 
 typedef struct HeldRequest {
     Change *change;
+    Node *node; /* its caller keeps it */
+    int64_t since;
     Coroutine *co;
     Timer timer;
     _Atomic bool released;
@@ -50,6 +52,7 @@ bool hold_end(Change *c, ChangeState state)
     }
     pthread_mutex_lock(&c->hold_lock);
     while ((h = g_queue_pop_head(&c->held))) {
+        node_waited(h->node, h->since);
         atomic_store_explicit(&h->released, true, memory_order_relaxed);
         co_wake(h->co); /* h is gone when it runs */
     }
@@ -70,11 +73,10 @@ static void deadline_passed(void *opaque)
 
 void coroutine_fn hold_wait(Change *c, Node *n)
 {
-    HeldRequest h = {.change = c, .co = co_self()};
-    int64_t since = clock_ns();
+    HeldRequest h = {.change = c, .node = n, .since = clock_ns(), .co = co_self()};
     bool wait;
 
-    if (since >= c->hold_deadline) {
+    if (h.since >= c->hold_deadline) {
         hold_end(c, CHANGE_EXPIRED);
         rcu_end();
         return;
@@ -90,7 +92,6 @@ void coroutine_fn hold_wait(Change *c, Node *n)
     rcu_end();
     if (wait) {
         co_yield();
-        node_waited(n, since);
     }
     timer_cancel(&h.timer);
 }
