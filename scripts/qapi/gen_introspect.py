@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The reply of query-qmp-schema.
 
-Commands and events come first, in schema order, then the types they mention, each when it is
+Commands and events come first, module by module, then the types they mention, each when it is
 first mentioned (a list that grows while it is walked).  Names of types that a schema defines are
 replaced by numbers, in the same order: clients shall not depend on them.  All integer types look
 the same.  What has a condition is within the same condition in C.
@@ -73,7 +73,7 @@ class Introspection:
         self.schema, self.unmask = schema, unmask
         self.names, self.work, self.count = {}, [], 0
         self.int_array = Array(schema.names['int'])
-        self.entries = [self.top(e) for e in schema.entities if e.meta in ('command', 'event')]
+        self.entries = [self.top(e) for e in schema.commands_and_events()]
         while self.work:
             self.entries.append(self.entry(self.work.pop(0)))
 

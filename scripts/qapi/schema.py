@@ -436,11 +436,17 @@ class Schema:
             return ent.branches
         return ent.arg.local if ent.arg.implicit else []
 
+    def commands_and_events(self):
+        """In the order that clients see: a module's own ones before those of what it includes."""
+        place = {m: i for i, m in enumerate(self.modules)}
+        return sorted((e for e in self.entities if isinstance(e, (Command, Event))),
+                      key=lambda e: place[e.module])
+
     def commands(self):
-        return [e for e in self.entities if isinstance(e, Command)]
+        return [e for e in self.commands_and_events() if isinstance(e, Command)]
 
     def events(self):
-        return [e for e in self.entities if isinstance(e, Event)]
+        return [e for e in self.commands_and_events() if isinstance(e, Event)]
 
 
 def both(a, b):

@@ -677,6 +677,15 @@ def test_introspection_integers(tmp_path, monkeypatch):
     assert [m['type'] for m in entries[1]['members']] == ['int', '[int]'] * 4
 
 
+def test_introspection_modules(tmp_path, monkeypatch):
+    schema = load(tmp_path, monkeypatch, {
+        'x.json': "{ 'event': 'A' }\n{ 'include': 'y.json' }\n{ 'command': 'b' }",
+        'y.json': "{ 'include': 'z.json' }\n{ 'command': 'c' }", 'z.json': "{ 'event': 'D' }"})
+    assert [e['name'] for e in literal(schema)] == ['A', 'b', 'c', 'D', '0']
+    assert [c.name for c in schema.commands()] == ['b', 'c']
+    assert [e.name for e in schema.events()] == ['A', 'D']
+
+
 def test_introspection_variants(tmp_path, monkeypatch):
     """Branches as they are written, then values without one."""
     entries = literal(load(tmp_path, monkeypatch, union(data="'on': 'Part', 'one': 'Part'") +
