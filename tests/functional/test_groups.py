@@ -378,6 +378,7 @@ def test_expiry_without_the_control_thread(setup):
         late.pwrite(b'y' * 512, 8192)
     finally:
         go_on()
+    print("# let go after", [round((a - 0.5) * 1000, 1) for a in after], "ms")
     # 10 ms is the aim; the machine the test runs on may be busy
     assert all(0.45 < a < 0.6 for a in after), after
     event = setup.qmp.event('TRANSACTION_EXPIRED', timeout=5)
