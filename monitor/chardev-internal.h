@@ -7,14 +7,30 @@
 #define MONITOR_CHARDEV_INTERNAL_H
 
 #include "util/error.h"
+#include <sys/types.h>
 
-int socket_listen_unix(const char *path, Error **errp);
+/* The file of a listening socket: removed at the end, if it still is the one that was made. */
+typedef struct SocketFile {
+    char *path; /* absolute; NULL: none */
+    dev_t dev;
+    ino_t ino;
+} SocketFile;
+
+typedef struct InetAddress {
+    const char *host; /* NULL or "": any (listening), this machine (connecting) */
+    const char *port; /* number or, connecting, name */
+    const char *to;   /* listening: last port to try; NULL: only `port` */
+    int ipv4, ipv6;   /* 1: on, 0: off, -1: not said */
+} InetAddress;
+
+int socket_listen_unix(const char *path, SocketFile *ret_file, Error **errp);
+void socket_file_remove(SocketFile *f);
 int socket_connect_unix(const char *path, Error **errp);
-int socket_listen_inet(const char *host, const char *port, Error **errp);
-int socket_connect_inet(const char *host, const char *port, Error **errp);
-/* An inherited descriptor, by its number. */
-int socket_take_fd(const char *number, Error **errp);
-/* Waits for the first client, as wait=on asks. */
-int socket_accept_blocking(int listen_fd);
+int socket_listen_inet(const InetAddress *a, Error **errp);
+int socket_connect_inet(const InetAddress *a, Error **errp);
+/* An inherited descriptor, by its number; server: made to listen. */
+int socket_take_fd(const char *number, bool server, Error **errp);
+/* Small messages leave at once (TCP; nothing to do for others). */
+void socket_set_nodelay(int fd);
 
 #endif

@@ -7,11 +7,14 @@
 #include <fcntl.h>
 #include <glib-unix.h>
 #include <netdb.h>
-#include <poll.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#define BACKLOG 16
 
 static bool unix_address(const char *path, struct sockaddr_un *sa, Error **errp)
 {
@@ -25,9 +28,26 @@ static bool unix_address(const char *path, struct sockaddr_un *sa, Error **errp)
     return true;
 }
 
-int socket_listen_unix(const char *path, Error **errp)
+/* What an earlier process left there is in the way; anything but a socket is not ours to remove. */
+static bool make_room(const char *path, Error **errp)
+{
+    struct stat st;
+
+    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
+        error_set_errno(errp, EADDRINUSE, path, "socket", "Failed to bind socket to %s", path);
+        return false;
+    }
+    if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR) {
+        error_set_errno(errp, errno, path, "socket", "Failed to unlink socket %s", path);
+        return false;
+    }
+    return true;
+}
+
+int socket_listen_unix(const char *path, SocketFile *ret_file, Error **errp)
 {
     struct sockaddr_un sa;
+    struct stat st;
     int fd;
 
     if (!unix_address(path, &sa, errp)) {
@@ -38,18 +58,34 @@ int socket_listen_unix(const char *path, Error **errp)
         error_set_errno(errp, errno, path, "socket", "Failed to create a socket");
         return -1;
     }
-    /* What an earlier process left there would be in the way. */
-    if (unlink(path) < 0 && errno != ENOENT) {
-        error_set_errno(errp, errno, path, "socket", "Failed to unlink socket %s", path);
-    } else if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0) {
-        error_set_errno(errp, errno, path, "socket", "Failed to bind socket to %s", path);
-    } else if (listen(fd, 16) < 0) {
-        error_set_errno(errp, errno, path, "socket", "Failed to listen on socket");
-    } else {
-        return fd;
+    if (!make_room(path, errp)) {
+        close(fd);
+        return -1;
     }
-    close(fd);
-    return -1;
+    if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0) {
+        error_set_errno(errp, errno, path, "socket", "Failed to bind socket to %s", path);
+        close(fd);
+        return -1;
+    }
+    if (listen(fd, BACKLOG) < 0 || lstat(path, &st) < 0) {
+        error_set_errno(errp, errno, path, "socket", "Failed to listen on socket");
+        unlink(path);
+        close(fd);
+        return -1;
+    }
+    /* absolute, since --daemonize changes the directory */
+    *ret_file = (SocketFile){g_canonicalize_filename(path, NULL), st.st_dev, st.st_ino};
+    return fd;
+}
+
+void socket_file_remove(SocketFile *f)
+{
+    struct stat st;
+
+    if (f->path && lstat(f->path, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino) {
+        unlink(f->path);
+    }
+    g_clear_pointer(&f->path, g_free);
 }
 
 int socket_connect_unix(const char *path, Error **errp)
@@ -72,68 +108,126 @@ int socket_connect_unix(const char *path, Error **errp)
     return fd;
 }
 
-static int inet_socket(const char *host, const char *port, bool server, Error **errp)
+static int family(const InetAddress *a)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = server ? AI_PASSIVE : 0},
-                    *list;
-    int ret = getaddrinfo(host && *host ? host : NULL, port, &hints, &list), fd = -1, err = 0;
-
-    if (ret) {
-        error_set(errp, ERROR_INVALID, host, "socket", "address resolution failed for %s:%s: %s",
-                  host ? host : "", port, gai_strerror(ret));
-        return -1;
+    if ((a->ipv4 == 1 && a->ipv6 != 1) || a->ipv6 == 0) {
+        return AF_INET;
     }
-    for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
-        int one = 1;
+    return (a->ipv6 == 1 && a->ipv4 != 1) || a->ipv4 == 0 ? AF_INET6 : AF_UNSPEC;
+}
 
-        fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
-        if (fd < 0) {
-            err = errno;
-            continue;
-        }
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-        if (server ? bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, 16) < 0
-                   : connect(fd, a->ai_addr, a->ai_addrlen) < 0) {
-            err = errno;
-            close(fd);
-            fd = -1;
-        }
-    }
-    freeaddrinfo(list);
+static int open_inet(const struct addrinfo *a, bool server)
+{
+    int one = 1, err, fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+
     if (fd < 0) {
-        error_set_errno(errp, err, host, "socket",
-                        server ? "Failed to bind socket" : "Failed to connect to '%s:%s'",
-                        host ? host : "", port);
-        return -1;
+        return -errno;
+    }
+    if (server) {
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    }
+    if (server ? bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0
+               : connect(fd, a->ai_addr, a->ai_addrlen) < 0) {
+        err = errno;
+        close(fd);
+        return -err;
     }
     g_unix_set_fd_nonblocking(fd, true, NULL);
     return fd;
 }
 
-int socket_listen_inet(const char *host, const char *port, Error **errp)
+/* The first address that works: a descriptor; or -errno; or INT_MIN with *errp when there is no address. */
+static int try_addresses(const InetAddress *a, const char *port, bool server, Error **errp)
 {
-    return inet_socket(host, port, true, errp);
+    struct addrinfo hints = {.ai_family = family(a),
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = server ? AI_PASSIVE : 0},
+                    *list;
+    int ret = getaddrinfo(a->host && *a->host ? a->host : NULL, port, &hints, &list);
+
+    if (ret) {
+        error_set(errp, ERROR_INVALID, a->host, "socket", "address resolution failed for %s:%s: %s",
+                  a->host ? a->host : "", port, gai_strerror(ret));
+        return INT_MIN;
+    }
+    ret = -EADDRNOTAVAIL;
+    for (struct addrinfo *i = list; i && ret < 0; i = i->ai_next) {
+        ret = open_inet(i, server);
+    }
+    freeaddrinfo(list);
+    return ret;
 }
 
-int socket_connect_inet(const char *host, const char *port, Error **errp)
+static bool parse_port(const char *text, unsigned *ret, Error **errp)
 {
-    return inet_socket(host, port, false, errp);
+    char *end;
+    guint64 port = g_ascii_strtoull(text, &end, 10);
+
+    if (!g_ascii_isdigit(text[0]) || *end || port > 65535) {
+        error_set(errp, ERROR_INVALID, text, "socket", "Failed to parse port '%s'", text);
+        return false;
+    }
+    *ret = port;
+    return true;
 }
 
-int socket_take_fd(const char *number, Error **errp)
+int socket_listen_inet(const InetAddress *a, Error **errp)
+{
+    unsigned port, to;
+    int fd = -EADDRNOTAVAIL;
+
+    if (!parse_port(a->port, &port, errp) || (a->to && !parse_port(a->to, &to, errp))) {
+        return -1;
+    }
+    if (!a->to) {
+        to = port;
+    }
+    for (; port <= to && fd < 0; port++) {
+        g_autofree char *text = g_strdup_printf("%u", port);
+
+        fd = try_addresses(a, text, true, errp);
+        if (fd == INT_MIN) {
+            return -1;
+        }
+    }
+    if (fd < 0) {
+        error_set_errno(errp, -fd, a->host, "socket", "Failed to find an available port");
+        return -1;
+    }
+    return fd;
+}
+
+int socket_connect_inet(const InetAddress *a, Error **errp)
+{
+    int fd = try_addresses(a, a->port, false, errp);
+
+    if (fd < 0 && fd != INT_MIN) {
+        error_set_errno(errp, -fd, a->host, "socket", "Failed to connect to '%s:%s'",
+                        a->host ? a->host : "", a->port);
+    }
+    return fd < 0 ? -1 : fd;
+}
+
+int socket_take_fd(const char *number, bool server, Error **errp)
 {
     char *end;
     guint64 fd = g_ascii_strtoull(number, &end, 10);
-    int type;
+    int type, flags;
     socklen_t len = sizeof(type);
 
     if (!g_ascii_isdigit(number[0]) || *end || fd > INT_MAX) {
         error_set(errp, ERROR_INVALID, number, "socket", "Unable to parse FD number %s", number);
         return -1;
     }
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0) {
-        error_set(errp, ERROR_INVALID, number, "socket", "File descriptor '%s' is not a socket",
-                  number);
+    /* What was inherited has no such flag: our own descriptors, and those taken before, have. */
+    flags = fcntl(fd, F_GETFD);
+    if (flags < 0 || flags & FD_CLOEXEC || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0) {
+        error_set(errp, ERROR_INVALID, number, "socket", "File descriptor '%s' is not a socket%s",
+                  number, flags > 0 ? " of yours" : "");
+        return -1;
+    }
+    if (server && listen(fd, BACKLOG) < 0) {
+        error_set_errno(errp, errno, number, "socket", "Failed to listen on fd socket");
         return -1;
     }
     fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -141,16 +235,9 @@ int socket_take_fd(const char *number, Error **errp)
     return fd;
 }
 
-int socket_accept_blocking(int listen_fd)
+void socket_set_nodelay(int fd)
 {
-    for (;;) {
-        struct pollfd p = {.fd = listen_fd, .events = POLLIN};
-        int fd;
+    int one = 1;
 
-        poll(&p, 1, -1);
-        fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) {
-            return fd;
-        }
-    }
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }

@@ -2,34 +2,51 @@
 /*
  * Character devices: sockets (server or client, by path, by address, by descriptor) and stdio.
  *
- * All descriptors are non-blocking, but for stdin when it is a file, which never blocks.  A connection is two descriptors that may be
+ * All descriptors are non-blocking (files, which stdin and stdout may be, never block).  A connection is two descriptors that may be
  * the same.  Reading is done by one GLib source, writing by another that exists while something is queued.
+ *
+ * What is written is queued behind what has not been sent yet: `queue` holds it, `sent` bytes of it have left.
  */
 #include "monitor/chardev.h"
 #include "chardev-internal.h"
 #include "util/log.h"
+#include "util/loop.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <termios.h>
 #include <unistd.h>
+
+#define ACCEPT_AGAIN_MS 100
 
 struct Chardev {
     char *id;
     const ChardevUser *user;
     void *opaque;
-    int listen_fd;     /* -1: none */
-    char *socket_path; /* removed at the end; NULL: none */
-    int in, out;       /* -1: no peer */
+    int listen_fd; /* -1: none */
+    SocketFile socket_file;
+    int in, out; /* -1: no peer */
     bool is_stdio;
     bool reading;
     GSource *accept_source, *read_source, *write_source;
     GByteArray *queue;
+    guint sent;
 };
 
 static GHashTable *devices;
-static bool serving; /* chardev_serve() was called */
+static bool serving;  /* chardev_serve() was called */
+static bool stopping; /* chardev_stop_waiting() was called */
+
+/* Standard input and output belong to one device; what was changed is put back at the end, since others may share them. */
+static struct {
+    bool taken;
+    int flags[2];
+    bool terminal_changed;
+    struct termios terminal;
+} stdio;
 
 static void remove_source(GSource **s)
 {
@@ -71,6 +88,14 @@ static void connected(Chardev *c, int in, int out)
     update_reading(c);
 }
 
+/* Memory that a slow reader has needed is given back. */
+static void drop_queue(Chardev *c)
+{
+    g_byte_array_unref(c->queue);
+    c->queue = g_byte_array_new();
+    c->sent = 0;
+}
+
 void chardev_disconnect(Chardev *c)
 {
     if (c->in < 0) {
@@ -78,7 +103,7 @@ void chardev_disconnect(Chardev *c)
     }
     remove_source(&c->read_source);
     remove_source(&c->write_source);
-    g_byte_array_set_size(c->queue, 0);
+    drop_queue(c);
     if (!c->is_stdio) {
         close(c->in);
     }
@@ -89,6 +114,15 @@ void chardev_disconnect(Chardev *c)
     }
 }
 
+static gboolean accept_again(gpointer opaque)
+{
+    Chardev *c = opaque;
+
+    remove_source(&c->accept_source);
+    c->accept_source = watch(c->listen_fd, G_IO_IN, on_accept, c);
+    return G_SOURCE_REMOVE;
+}
+
 static gboolean on_accept(gint fd, GIOCondition condition, gpointer opaque)
 {
     Chardev *c = opaque;
@@ -96,6 +130,15 @@ static gboolean on_accept(gint fd, GIOCondition condition, gpointer opaque)
 
     (void)condition;
     if (peer < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+            /* The client waits in the queue; trying at once again would fail at once again. */
+            log_warn_limited("cannot accept a connection on character device '%s': %s", c->id,
+                             g_strerror(errno));
+            remove_source(&c->accept_source);
+            c->accept_source = g_timeout_source_new(ACCEPT_AGAIN_MS);
+            g_source_set_callback(c->accept_source, accept_again, c, NULL);
+            g_source_attach(c->accept_source, NULL);
+        }
         return G_SOURCE_CONTINUE;
     }
     connected(c, peer, peer);
@@ -127,12 +170,10 @@ static gboolean on_writable(gint fd, GIOCondition condition, gpointer opaque);
 /* Sends what it can; false: the peer is gone. */
 static bool flush(Chardev *c)
 {
-    size_t done = 0;
-
-    while (done < c->queue->len) {
-        ssize_t n = c->is_stdio
-                        ? write(c->out, c->queue->data + done, c->queue->len - done)
-                        : send(c->out, c->queue->data + done, c->queue->len - done, MSG_NOSIGNAL);
+    while (c->sent < c->queue->len) {
+        const guint8 *data = c->queue->data + c->sent;
+        size_t len = c->queue->len - c->sent;
+        ssize_t n = c->is_stdio ? write(c->out, data, len) : send(c->out, data, len, MSG_NOSIGNAL);
 
         if (n < 0 && errno == EINTR) {
             continue;
@@ -143,13 +184,20 @@ static bool flush(Chardev *c)
         if (n < 0) {
             return false;
         }
-        done += n;
+        c->sent += n;
     }
-    g_byte_array_remove_range(c->queue, 0, done);
-    if (c->queue->len > 0 && !c->write_source) {
-        c->write_source = watch(c->out, G_IO_OUT | G_IO_ERR | G_IO_HUP, on_writable, c);
-    } else if (c->queue->len == 0) {
-        remove_source(&c->write_source);
+    if (c->sent < c->queue->len) {
+        if (!c->write_source) {
+            c->write_source = watch(c->out, G_IO_OUT | G_IO_ERR | G_IO_HUP, on_writable, c);
+        }
+        return true;
+    }
+    remove_source(&c->write_source);
+    if (c->queue->len > 65536) {
+        drop_queue(c);
+    } else {
+        g_byte_array_set_size(c->queue, 0);
+        c->sent = 0;
     }
     return true;
 }
@@ -162,8 +210,6 @@ static gboolean on_writable(gint fd, GIOCondition condition, gpointer opaque)
     (void)condition;
     if (!flush(c)) {
         chardev_disconnect(c);
-    } else if (c->queue->len == 0) {
-        c->user->drained(c->opaque);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -172,6 +218,11 @@ void chardev_write(Chardev *c, const char *data, size_t len)
 {
     if (c->out < 0) {
         return;
+    }
+    if (c->sent > c->queue->len / 2) {
+        /* Moved once for every half that has left: no more work than sending it was. */
+        g_byte_array_remove_range(c->queue, 0, c->sent);
+        c->sent = 0;
     }
     g_byte_array_append(c->queue, (const guint8 *)data, len);
     /* A peer that is gone is noticed by the reading side too; its end is told from the main loop, not from here. */
@@ -182,7 +233,7 @@ void chardev_write(Chardev *c, const char *data, size_t len)
 
 size_t chardev_queued(const Chardev *c)
 {
-    return c->queue->len;
+    return c->queue->len - c->sent;
 }
 
 void chardev_set_reading(Chardev *c, bool on)
@@ -216,71 +267,165 @@ static bool flag(struct json_object *o, const char *key, bool fallback, bool *re
     return true;
 }
 
+/* Checks names; from JSON, booleans and numbers are as good as the strings that the dotted syntax has. */
 static bool check_known(struct json_object *o, const char *const *known, Error **errp)
 {
     json_object_object_foreach(o, key, value)
     {
-        if (!json_object_is_type(value, json_type_string)) {
-            error_set(errp, ERROR_INVALID, key, "chardev",
-                      "Invalid parameter type for '%s', expected: string", key);
-            return false;
-        }
         if (!g_strv_contains(known, key)) {
             error_set(errp, ERROR_INVALID, key, "chardev", "Invalid parameter '%s'", key);
+            return false;
+        }
+        if (json_object_is_type(value, json_type_boolean)) {
+            json_object_object_add(
+                o, key, json_object_new_string(json_object_get_boolean(value) ? "on" : "off"));
+        } else if (!json_object_is_type(value, json_type_string) &&
+                   !json_object_is_type(value, json_type_int)) {
+            error_set(errp, ERROR_INVALID, key, "chardev",
+                      "Invalid parameter type for '%s', expected: string", key);
             return false;
         }
     }
     return true;
 }
 
-static bool make_socket(Chardev *c, struct json_object *o, Error **errp)
+/* Where a socket is: exactly one of the three ways to say it. */
+static bool check_address(struct json_object *o, Error **errp)
+{
+    bool path = option(o, "path"), fd = option(o, "fd"),
+         inet = option(o, "host") || option(o, "port");
+
+    if (path + fd + inet > 1) {
+        error_set(errp, ERROR_INVALID, NULL, "chardev",
+                  "None or one of 'path', 'fd' or 'host' option required.");
+    } else if (inet && !option(o, "port")) {
+        error_set(errp, ERROR_INVALID, "port", "chardev", "chardev: socket: no port given");
+    } else if (path + fd + inet == 0) {
+        error_set(errp, ERROR_INVALID, NULL, "chardev",
+                  "chardev: socket: no path, port or fd given");
+    } else {
+        return true;
+    }
+    return false;
+}
+
+static bool tristate(struct json_object *o, const char *key, int *ret, Error **errp)
+{
+    bool on;
+
+    *ret = -1;
+    if (!option(o, key)) {
+        return true;
+    }
+    if (!flag(o, key, false, &on, errp)) {
+        return false;
+    }
+    *ret = on;
+    return true;
+}
+
+/* A descriptor: listening (server) or connected; -1 with *errp. */
+static int open_socket(Chardev *c, struct json_object *o, bool server, Error **errp)
+{
+    InetAddress inet = {
+        .host = option(o, "host"), .port = option(o, "port"), .to = option(o, "to")};
+    const char *path = option(o, "path"), *fd = option(o, "fd");
+
+    if (path) {
+        return server ? socket_listen_unix(path, &c->socket_file, errp)
+                      : socket_connect_unix(path, errp);
+    }
+    if (fd) {
+        return socket_take_fd(fd, server, errp);
+    }
+    if (!tristate(o, "ipv4", &inet.ipv4, errp) || !tristate(o, "ipv6", &inet.ipv6, errp)) {
+        return -1;
+    }
+    return server ? socket_listen_inet(&inet, errp) : socket_connect_inet(&inet, errp);
+}
+
+/* Waits for the first client, as wait=on asks. */
+static bool coroutine_fn wait_for_client(Chardev *c, Error **errp)
+{
+    while (!stopping) {
+        int fd = accept4(c->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (fd >= 0) {
+            c->in = c->out = fd;
+            return true;
+        }
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+            error_set_errno(errp, errno, c->id, "chardev", "Failed to accept a connection");
+            return false;
+        }
+        co_poll(c->listen_fd, POLLIN, INT64_C(100000000));
+    }
+    error_set(errp, ERROR_BUSY, c->id, "chardev", "the daemon was told to end");
+    return false;
+}
+
+static bool coroutine_fn make_socket(Chardev *c, struct json_object *o, Error **errp)
 {
     static const char *const known[] = {"backend", "id",     "path", "host",    "port",
                                         "fd",      "server", "wait", "nodelay", "ipv4",
                                         "ipv6",    "to",     NULL};
-    const char *path = option(o, "path"), *host = option(o, "host"), *port = option(o, "port"),
-               *fd = option(o, "fd");
-    bool server, wait;
+    bool server, wait, nodelay;
     int sock;
 
     if (!check_known(o, known, errp) || !flag(o, "server", false, &server, errp) ||
-        !flag(o, "wait", server, &wait, errp)) {
+        !flag(o, "wait", server && !option(o, "fd"), &wait, errp) ||
+        !flag(o, "nodelay", true, &nodelay, errp) || !check_address(o, errp)) {
         return false;
     }
-    if (path) {
-        sock = server ? socket_listen_unix(path, errp) : socket_connect_unix(path, errp);
-    } else if (fd) {
-        sock = socket_take_fd(fd, errp);
-    } else if (port) {
-        sock =
-            server ? socket_listen_inet(host, port, errp) : socket_connect_inet(host, port, errp);
-    } else {
-        error_set(errp, ERROR_INVALID, c->id, "chardev",
-                  "chardev: socket: no path, port or fd given");
+    if (!server && option(o, "wait")) {
+        error_set(errp, ERROR_INVALID, "wait", "chardev",
+                  "'wait' option is incompatible with socket in client connect mode");
         return false;
     }
+    sock = open_socket(c, o, server, errp);
     if (sock < 0) {
         return false;
+    }
+    if (nodelay) {
+        socket_set_nodelay(sock); /* connections have it from the listening socket */
     }
     if (!server) {
         c->in = c->out = sock;
         return true;
     }
     c->listen_fd = sock;
-    c->socket_path = g_strdup(path);
-    if (wait && !fd) {
-        log_info("waiting for connection on: %s", path ? path : port);
-        c->in = c->out = socket_accept_blocking(sock);
+    if (!wait) {
+        return true;
     }
-    return true;
+    log_info("waiting for connection on: %s", option(o, "path")   ? option(o, "path")
+                                              : option(o, "port") ? option(o, "port")
+                                                                  : option(o, "fd"));
+    return wait_for_client(c, errp);
 }
 
 static bool make_stdio(Chardev *c, struct json_object *o, Error **errp)
 {
     static const char *const known[] = {"backend", "id", "signal", NULL};
+    bool signal;
 
-    if (!check_known(o, known, errp)) {
+    if (!check_known(o, known, errp) || !flag(o, "signal", true, &signal, errp)) {
         return false;
+    }
+    if (stdio.taken) {
+        error_set(errp, ERROR_BUSY, c->id, "chardev",
+                  "cannot use stdio by multiple character devices");
+        return false;
+    }
+    stdio.taken = true;
+    for (int fd = 0; fd < 2; fd++) {
+        stdio.flags[fd] = fcntl(fd, F_GETFL);
+        fcntl(fd, F_SETFL, stdio.flags[fd] | O_NONBLOCK);
+    }
+    if (!signal && tcgetattr(STDIN_FILENO, &stdio.terminal) == 0) {
+        struct termios t = stdio.terminal;
+
+        t.c_lflag &= ~ISIG;
+        stdio.terminal_changed = tcsetattr(STDIN_FILENO, TCSANOW, &t) == 0;
     }
     c->is_stdio = true;
     c->in = STDIN_FILENO;
@@ -288,22 +433,69 @@ static bool make_stdio(Chardev *c, struct json_object *o, Error **errp)
     return true;
 }
 
-bool chardev_new(struct json_object *options, Error **errp)
+static void put_stdio_back(void)
 {
-    const char *backend = option(options, "backend"), *id = option(options, "id");
+    for (int fd = 0; stdio.taken && fd < 2; fd++) {
+        fcntl(fd, F_SETFL, stdio.flags[fd]);
+    }
+    if (stdio.terminal_changed) {
+        tcsetattr(STDIN_FILENO, TCSANOW, &stdio.terminal);
+    }
+}
+
+static bool check_id(const char *id, Error **errp)
+{
+    bool good = id && g_ascii_isalpha(id[0]);
+
+    if (!id) {
+        error_set(errp, ERROR_INVALID, NULL, "chardev", "chardev: no id specified");
+        return false;
+    }
+    for (const char *p = id; good && *p; p++) {
+        good = g_ascii_isalnum(*p) || *p == '-' || *p == '.' || *p == '_';
+    }
+    if (!good) {
+        error_set(errp, ERROR_INVALID, id, "chardev", "Parameter 'id' expects an identifier");
+        error_hint(errp, "Identifiers consist of letters, digits, '-', '.', '_', "
+                         "starting with a letter.");
+    }
+    return good;
+}
+
+static void chardev_free(Chardev *c)
+{
+    if (c->in >= 0 && !c->is_stdio) {
+        close(c->in);
+    }
+    if (c->listen_fd >= 0) {
+        close(c->listen_fd);
+    }
+    socket_file_remove(&c->socket_file);
+    g_byte_array_unref(c->queue);
+    g_free(c->id);
+    g_free(c);
+}
+
+bool coroutine_fn chardev_new(struct json_object *options, Error **errp)
+{
+    const char *backend, *id;
     Chardev *c;
     bool ok;
 
+    if (!json_object_is_type(options, json_type_object)) {
+        error_set(errp, ERROR_INVALID, NULL, "chardev", "Parameters must be an object");
+        return false;
+    }
+    backend = option(options, "backend");
+    id = option(options, "id");
     if (!devices) {
         devices = g_hash_table_new(g_str_hash, g_str_equal);
     }
-    if (!backend) {
-        error_set(errp, ERROR_INVALID, NULL, "chardev", "chardev: \"%s\" missing backend",
-                  id ? id : "");
+    if (!check_id(id, errp)) {
         return false;
     }
-    if (!id) {
-        error_set(errp, ERROR_INVALID, NULL, "chardev", "chardev: no id specified");
+    if (!backend) {
+        error_set(errp, ERROR_INVALID, NULL, "chardev", "chardev: \"%s\" missing backend", id);
         return false;
     }
     if (g_hash_table_contains(devices, id)) {
@@ -324,13 +516,16 @@ bool chardev_new(struct json_object *options, Error **errp)
         ok = false;
     }
     if (!ok) {
-        g_byte_array_unref(c->queue);
-        g_free(c->id);
-        g_free(c);
+        chardev_free(c);
         return false;
     }
     g_hash_table_insert(devices, c->id, c);
     return true;
+}
+
+void chardev_stop_waiting(void)
+{
+    stopping = true;
 }
 
 Chardev *chardev_find(const char *id)
@@ -398,20 +593,9 @@ void chardev_close_all(void)
             flush(c);
         }
         remove_source(&c->write_source);
-        if (c->in >= 0 && !c->is_stdio) {
-            close(c->in);
-        }
-        if (c->listen_fd >= 0) {
-            close(c->listen_fd);
-        }
-        if (c->socket_path) {
-            unlink(c->socket_path);
-        }
-        g_byte_array_unref(c->queue);
-        g_free(c->socket_path);
-        g_free(c->id);
-        g_free(c);
+        chardev_free(c);
     }
+    put_stdio_back();
     g_hash_table_destroy(devices);
     devices = NULL;
 }

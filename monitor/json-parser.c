@@ -74,30 +74,51 @@ static int hex4(const char *s)
     return v;
 }
 
-/* \uXXXX, maybe a pair; *pos is behind the u.  Code points that stand for no character, and 0, are refused. */
-static bool unicode_escape(const JsonToken *t, size_t *pos, GString *out)
+/* May it stand in text?  0 may not (names end there), nor halves of pairs, nor code points that are no characters. */
+static bool is_character(gunichar c)
 {
-    int c = hex4(t->text + *pos);
+    return c != 0 && !(c >= 0xD800 && c < 0xE000) && (c & 0xFFFE) != 0xFFFE &&
+           !(c >= 0xFDD0 && c <= 0xFDEF) && c <= 0x10FFFF;
+}
+
+/* \uXXXX, maybe a pair; *pos is behind the u. */
+static bool unicode_escape(Parser *p, const JsonToken *t, size_t *pos, GString *out)
+{
+    const char *digits = t->text + *pos;
+    int c = hex4(digits);
     char utf8[6];
 
-    if (c < 0) {
-        return false;
-    }
     *pos += 4;
-    if (c >= 0xD800 && c < 0xDC00 && t->text[*pos] == '\\' && t->text[*pos + 1] == 'u') {
-        int low = hex4(t->text + *pos + 2);
+    if (c >= 0xD800 && c < 0xDC00 && digits[4] == '\\' && digits[5] == 'u') {
+        int low = hex4(digits + 6);
 
-        if (low < 0xDC00 || low > 0xDFFF) {
-            return false;
+        if (low >= 0xDC00 && low <= 0xDFFF) {
+            c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
+            *pos += 6;
         }
-        c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
-        *pos += 6;
     }
-    if (c == 0 || (c >= 0xD800 && c < 0xE000) || (c & 0xFFFE) == 0xFFFE ||
-        (c >= 0xFDD0 && c <= 0xFDEF)) {
+    if (c < 0 || !is_character(c)) {
+        g_autofree char *raw = g_strndup(digits, 4);
+        g_autofree char *shown = g_utf8_make_valid(raw, -1);
+
+        error_set(p->errp, ERROR_INVALID, NULL, "json",
+                  "JSON parse error, \\u%s is not a valid Unicode character", shown);
         return false;
     }
     g_string_append_len(out, utf8, g_unichar_to_utf8(c, utf8));
+    return true;
+}
+
+static bool all_characters(const GString *s)
+{
+    if (!g_utf8_validate(s->str, s->len, NULL)) {
+        return false;
+    }
+    for (const char *p = s->str; p < s->str + s->len; p = g_utf8_next_char(p)) {
+        if ((unsigned char)*p >= 0x80 && !is_character(g_utf8_get_char(p))) {
+            return false;
+        }
+    }
     return true;
 }
 
@@ -116,15 +137,19 @@ static char *string_text(Parser *p, const JsonToken *t)
         }
         c = t->text[i++];
         code = strchr(codes, c);
-        if (c == 'u' ? !unicode_escape(t, &i, out) : !code) {
+        if (c == 'u') {
+            if (!unicode_escape(p, t, &i, out)) {
+                return NULL;
+            }
+            continue;
+        }
+        if (!code) {
             fail(p, "invalid escape sequence in string", NULL);
             return NULL;
         }
-        if (c != 'u') {
-            g_string_append_c(out, plain[code - codes]);
-        }
+        g_string_append_c(out, plain[code - codes]);
     }
-    if (!g_utf8_validate(out->str, out->len, NULL)) {
+    if (!all_characters(out)) {
         fail(p, "invalid UTF-8 sequence in string", NULL);
         return NULL;
     }
@@ -140,7 +165,12 @@ static bool pair(Parser *p, struct json_object *object)
     struct json_object *v = NULL;
 
     if (!t || t->type != JSON_TOKEN_STRING) {
-        return t ? fail(p, "key is not a string in object", NULL) : fail(p, "premature EOI", NULL);
+        /* what can be no value at all is told as such */
+        if (value(p, &v)) {
+            json_object_put(v);
+            fail(p, "key is not a string in object", NULL);
+        }
+        return false;
     }
     p->next++;
     key = string_text(p, t);

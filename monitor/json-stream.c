@@ -3,8 +3,14 @@
  * The lexer of the JSON stream, and how tokens become values.
  *
  * The lexer is a state machine over bytes.  Tokens are collected until brackets and braces balance; then json-parser.c makes a value of
- * them.  A byte that can begin no token, or continue the present one, is a lexical error: what was collected is dropped and
- * the lexer starts anew, so that a client can force a fresh start with a control byte.
+ * them.
+ *
+ * A byte that can begin no token, or continue the present one, is a lexical error: what was collected is dropped, and what follows is
+ * skipped up to the next byte with which a client can begin anew (a bracket, brace, colon or comma, a control character, 0xFE or 0xFF),
+ * so that a line of rubbish is one error.
+ *
+ * What exceeds a limit is one error too: the rest of the value is read but not kept ("discarding"), until its brackets balance or
+ * its line ends, whichever comes first.  So neither the memory nor the number of errors depends on what a client sends.
  */
 #include "monitor/json-stream.h"
 #include "json-token.h"
@@ -14,7 +20,22 @@
 #define MAX_TOKEN_COUNT (2u << 20)
 #define MAX_NESTING     1024
 
-typedef enum State { START, IN_STRING, IN_ESCAPE, IN_NUMBER, IN_KEYWORD, RECOVERY } State;
+/* The states of numbers follow JSON's grammar: -?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)? */
+typedef enum State {
+    START,
+    IN_STRING,
+    IN_ESCAPE,
+    IN_KEYWORD,
+    AFTER_MINUS,
+    AFTER_ZERO,
+    IN_DIGITS,
+    AFTER_POINT,
+    IN_FRACTION,
+    AFTER_E,
+    AFTER_E_SIGN,
+    IN_EXPONENT,
+    RECOVERY,
+} State;
 
 struct JsonStream {
     JsonStreamFn *fn;
@@ -24,7 +45,8 @@ struct JsonStream {
     GString *text; /* of the present token */
     GPtrArray *tokens;
     size_t tokens_size;
-    int braces, brackets;
+    gint64 braces, brackets;
+    bool discarding;
 };
 
 JsonStream *json_stream_new(JsonStreamFn *fn, void *opaque)
@@ -54,15 +76,8 @@ static void drop_tokens(JsonStream *s)
     s->braces = s->brackets = 0;
 }
 
-static void report(JsonStream *s, const char *fmt, const char *detail)
+static void report(JsonStream *s, Error *err)
 {
-    g_autoptr(Error) err = NULL;
-
-    if (detail) {
-        error_set(&err, ERROR_INVALID, NULL, "json", "JSON parse error, %s '%s'", fmt, detail);
-    } else {
-        error_set(&err, ERROR_INVALID, NULL, "json", "%s", fmt);
-    }
     drop_tokens(s);
     s->fn(s->opaque, NULL, err);
 }
@@ -88,12 +103,9 @@ static void reset_text(JsonStream *s)
     }
 }
 
-static void push_token(JsonStream *s, JsonTokenType type)
+/* Counts brackets; false when the value is complete, or can be none. */
+static bool nest(JsonStream *s, JsonTokenType type)
 {
-    s->tokens_size += s->text->len;
-    g_ptr_array_add(s->tokens, json_token_new(type, s->text->str, s->text->len));
-    reset_text(s);
-    s->state = START;
     switch (type) {
     case JSON_TOKEN_LBRACE:
         s->braces++;
@@ -110,26 +122,81 @@ static void push_token(JsonStream *s, JsonTokenType type)
     default:
         break;
     }
-    if (s->tokens_size > MAX_TOKEN_SIZE) {
-        report(s, "JSON token size limit exceeded", NULL);
-    } else if (s->tokens->len > MAX_TOKEN_COUNT) {
-        report(s, "JSON token count limit exceeded", NULL);
+    return s->braces >= 0 && s->brackets >= 0 && (s->braces > 0 || s->brackets > 0);
+}
+
+static void limit_exceeded(JsonStream *s, const char *what)
+{
+    g_autoptr(Error) err = NULL;
+    gint64 braces = s->braces, brackets = s->brackets;
+
+    error_set(&err, ERROR_LIMIT, NULL, "json", "JSON %s limit exceeded", what);
+    reset_text(s);
+    report(s, err);
+    s->braces = braces;
+    s->brackets = brackets;
+    s->discarding = true;
+}
+
+static void end_discarding(JsonStream *s)
+{
+    s->discarding = false;
+    s->braces = s->brackets = 0;
+}
+
+static void keep(JsonStream *s, char c)
+{
+    if (s->discarding) {
+        return;
+    }
+    g_string_append_c(s->text, c);
+    if (s->tokens_size + s->text->len > MAX_TOKEN_SIZE) {
+        limit_exceeded(s, "token size");
+    }
+}
+
+static void push_token(JsonStream *s, JsonTokenType type)
+{
+    bool goes_on = nest(s, type);
+
+    s->state = START;
+    if (s->discarding) {
+        if (!goes_on) {
+            end_discarding(s);
+        }
+        return;
+    }
+    s->tokens_size += s->text->len;
+    g_ptr_array_add(s->tokens, json_token_new(type, s->text->str, s->text->len));
+    reset_text(s);
+    if (s->tokens->len > MAX_TOKEN_COUNT) {
+        limit_exceeded(s, "token count");
     } else if (s->braces + s->brackets > MAX_NESTING) {
-        report(s, "JSON nesting depth limit exceeded", NULL);
-    } else if (s->braces < 0 || s->brackets < 0 || (s->braces == 0 && s->brackets == 0)) {
+        limit_exceeded(s, "nesting depth");
+    } else if (!goes_on) {
         finish(s);
     }
 }
 
 static void lexical_error(JsonStream *s, char c)
 {
+    g_autoptr(Error) err = NULL;
     g_autofree char *text = NULL;
 
+    if (s->discarding && c == '\n') {
+        /* the end of a line whose error was told */
+        end_discarding(s);
+        s->state = START;
+        return;
+    }
+    end_discarding(s);
     g_string_append_c(s->text, c);
-    text = g_utf8_make_valid(s->text->str, MIN(s->text->len, 100));
+    /* as far as it is text: a zero byte ends it */
+    text = g_utf8_make_valid(s->text->str, MIN(strlen(s->text->str), 100));
     reset_text(s);
-    s->state = START;
-    report(s, "stray", text);
+    s->state = RECOVERY;
+    error_set(&err, ERROR_INVALID, NULL, "json", "JSON parse error, stray '%s'", text);
+    report(s, err);
 }
 
 static const char punctuation[] = "{}[]:,";
@@ -137,59 +204,109 @@ static const JsonTokenType punctuation_types[] = {JSON_TOKEN_LBRACE,   JSON_TOKE
                                                   JSON_TOKEN_LBRACKET, JSON_TOKEN_RBRACKET,
                                                   JSON_TOKEN_COLON,    JSON_TOKEN_COMMA};
 
+static const char *find_punctuation(char c)
+{
+    return c ? strchr(punctuation, c) : NULL;
+}
+
+/* A byte that never is part of text. */
+static bool is_control(char c)
+{
+    return (unsigned char)c < 0x20 || (unsigned char)c >= 0xFE;
+}
+
 /* A byte outside of any token. */
 static void start_token(JsonStream *s, char c)
 {
-    const char *p = c ? strchr(punctuation, c) : NULL;
+    const char *p = find_punctuation(c);
 
     if (p) {
-        g_string_append_c(s->text, c);
+        keep(s, c);
         push_token(s, punctuation_types[p - punctuation]);
-    } else if (c == '"' || c == '\'') {
+        return;
+    }
+    if (c == '"' || c == '\'') {
         s->quote = c;
         s->state = IN_STRING;
-        g_string_append_c(s->text, c);
-    } else if (c == '-' || g_ascii_isdigit(c)) {
-        s->state = IN_NUMBER;
-        g_string_append_c(s->text, c);
+    } else if (c == '-') {
+        s->state = AFTER_MINUS;
+    } else if (c == '0') {
+        s->state = AFTER_ZERO;
+    } else if (g_ascii_isdigit(c)) {
+        s->state = IN_DIGITS;
     } else if (g_ascii_islower(c)) {
         s->state = IN_KEYWORD;
-        g_string_append_c(s->text, c);
-    } else if (c != ' ' && c != '\t' && c != '\r' && c != '\n') {
+    } else if (c == '\n' && s->discarding) {
+        end_discarding(s);
+        return;
+    } else if (c == ' ' || c == '\t' || c == '\r' || c == '\n') {
+        return;
+    } else {
         lexical_error(s, c);
+        return;
     }
+    keep(s, c);
 }
 
-/* May `c` come next in a number that reads `text` so far?  JSON's grammar: -?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)? */
-static bool number_goes_on(const GString *text, char c)
+typedef struct NumberState {
+    State zero, digit, point, e, sign; /* where such a byte leads; START: it cannot follow */
+    bool end;                          /* the number may end here */
+    JsonTokenType type;
+} NumberState;
+
+static const NumberState number_states[] = {
+    [AFTER_MINUS] = {.zero = AFTER_ZERO, .digit = IN_DIGITS},
+    [AFTER_ZERO] = {.point = AFTER_POINT, .e = AFTER_E, .end = true, .type = JSON_TOKEN_INTEGER},
+    [IN_DIGITS] = {.zero = IN_DIGITS,
+                   .digit = IN_DIGITS,
+                   .point = AFTER_POINT,
+                   .e = AFTER_E,
+                   .end = true,
+                   .type = JSON_TOKEN_INTEGER},
+    [AFTER_POINT] = {.zero = IN_FRACTION, .digit = IN_FRACTION},
+    [IN_FRACTION] = {.zero = IN_FRACTION,
+                     .digit = IN_FRACTION,
+                     .e = AFTER_E,
+                     .end = true,
+                     .type = JSON_TOKEN_FLOAT},
+    [AFTER_E] = {.zero = IN_EXPONENT, .digit = IN_EXPONENT, .sign = AFTER_E_SIGN},
+    [AFTER_E_SIGN] = {.zero = IN_EXPONENT, .digit = IN_EXPONENT},
+    [IN_EXPONENT] = {.zero = IN_EXPONENT,
+                     .digit = IN_EXPONENT,
+                     .end = true,
+                     .type = JSON_TOKEN_FLOAT},
+};
+
+/* A byte in or behind a number; false: it belongs to what follows the number. */
+static bool number_byte(JsonStream *s, char c)
 {
-    char last = text->str[text->len - 1];
-    bool fraction = memchr(text->str, '.', text->len),
-         exponent = memchr(text->str, 'e', text->len) || memchr(text->str, 'E', text->len);
-    bool zero = strcmp(text->str, "0") == 0 || strcmp(text->str, "-0") == 0;
+    const NumberState *n = &number_states[s->state];
+    State next = START;
 
     if (g_ascii_isdigit(c)) {
-        return !zero;
+        next = c == '0' ? n->zero : n->digit;
+        if (next == START) { /* no digit may follow a leading zero */
+            lexical_error(s, c);
+            return true;
+        }
+    } else if (c == '.') {
+        next = n->point;
+    } else if (c == 'e' || c == 'E') {
+        next = n->e;
+    } else if (c == '+' || c == '-') {
+        next = n->sign;
     }
-    switch (c) {
-    case '.':
-        return !fraction && !exponent && g_ascii_isdigit(last);
-    case 'e':
-    case 'E':
-        return !exponent && g_ascii_isdigit(last);
-    case '+':
-    case '-':
-        return last == 'e' || last == 'E';
-    default:
-        return false;
+    if (next != START) {
+        s->state = next;
+        keep(s, c);
+        return true;
     }
-}
-
-static void end_number(JsonStream *s)
-{
-    bool whole = !strpbrk(s->text->str, ".eE");
-
-    push_token(s, whole ? JSON_TOKEN_INTEGER : JSON_TOKEN_FLOAT);
+    if (!n->end) {
+        lexical_error(s, c);
+        return true;
+    }
+    push_token(s, n->type);
+    return false;
 }
 
 static void feed(JsonStream *s, char c)
@@ -200,57 +317,43 @@ again:
         start_token(s, c);
         return;
     case IN_STRING:
-        if ((unsigned char)c < 0x20 || (unsigned char)c >= 0xFE) {
+        if (is_control(c)) {
             lexical_error(s, c);
             return;
         }
-        g_string_append_c(s->text, c);
+        keep(s, c);
         if (c == '\\') {
             s->state = IN_ESCAPE;
         } else if (c == s->quote) {
             push_token(s, JSON_TOKEN_STRING);
-            return;
         }
-        break;
+        return;
     case IN_ESCAPE:
-        if ((unsigned char)c < 0x20 || (unsigned char)c >= 0xFE) {
+        if (is_control(c)) {
             lexical_error(s, c);
             return;
         }
-        g_string_append_c(s->text, c);
+        keep(s, c);
         s->state = IN_STRING;
-        break;
-    case IN_NUMBER:
-        if (number_goes_on(s->text, c)) {
-            g_string_append_c(s->text, c);
-            break;
-        }
-        if (!g_ascii_isdigit(s->text->str[s->text->len - 1])) {
-            lexical_error(s, c);
-            return;
-        }
-        end_number(s);
-        goto again;
+        return;
     case IN_KEYWORD:
         if (g_ascii_islower(c)) {
-            g_string_append_c(s->text, c);
-            break;
+            keep(s, c);
+            return;
         }
         push_token(s, JSON_TOKEN_KEYWORD);
         goto again;
     case RECOVERY:
-        /* Until something that a client sends to begin anew. */
-        if (c == '{' || c == '[' || c == '\n' || (unsigned char)c < 0x20 ||
-            (unsigned char)c >= 0xFE) {
+        if (is_control(c) || find_punctuation(c)) {
             s->state = START;
             goto again;
         }
         return;
-    }
-    if (s->tokens_size + s->text->len > MAX_TOKEN_SIZE) {
-        reset_text(s);
-        s->state = RECOVERY;
-        report(s, "JSON token size limit exceeded", NULL);
+    default:
+        if (!number_byte(s, c)) {
+            goto again;
+        }
+        return;
     }
 }
 
@@ -263,23 +366,24 @@ void json_stream_feed(JsonStream *s, const char *data, size_t len)
 
 void json_stream_end(JsonStream *s)
 {
-    switch (s->state) {
-    case IN_NUMBER:
-    case IN_KEYWORD:
-        feed(s, '\n');
-        break;
-    case IN_STRING:
-    case IN_ESCAPE:
+    if (s->state == IN_STRING || s->state == IN_ESCAPE) {
+        g_autoptr(Error) err = NULL;
+        bool told = s->discarding;
+
         reset_text(s);
         s->state = START;
-        report(s, "JSON parse error, premature EOI", NULL);
+        end_discarding(s);
+        if (!told) {
+            error_set(&err, ERROR_INVALID, NULL, "json", "JSON parse error, premature EOI");
+            report(s, err);
+        }
         return;
-    default:
-        break;
     }
+    feed(s, '\n'); /* ends a number or keyword */
     if (s->tokens->len > 0) {
         finish(s);
     }
+    s->state = START;
 }
 
 typedef struct Single {

@@ -46,10 +46,9 @@ static GPtrArray *sessions;
 
 static void send_json(QmpSession *s, struct json_object *o)
 {
-    g_autofree char *text = qapi_json_print(o, s->pretty);
+    g_autofree char *text = qapi_json_print(o, s->pretty), *line = g_strconcat(text, "\r\n", NULL);
 
-    chardev_write(s->chardev, text, strlen(text));
-    chardev_write(s->chardev, "\r\n", 2);
+    chardev_write(s->chardev, line, strlen(line));
     if (chardev_queued(s->chardev) > OUTPUT_MAX) {
         log_warn("a QMP client does not read its replies: disconnected");
         chardev_disconnect(s->chardev);
@@ -119,7 +118,7 @@ static void coroutine_fn execute(void *opaque)
     s->running = NULL;
     after = s->after_reply;
     s->after_reply = NULL;
-    if (s->connected && s->epoch == x.epoch) {
+    if (reply && s->connected && s->epoch == x.epoch) {
         send_json(s, reply);
     }
     json_object_put(reply);
@@ -229,16 +228,10 @@ static void on_closed(void *opaque)
     }
 }
 
-static void on_drained(void *opaque)
-{
-    (void)opaque;
-}
-
 static const ChardevUser user = {
     .opened = on_opened,
     .received = on_received,
     .closed = on_closed,
-    .drained = on_drained,
 };
 
 /* ---- events ---- */

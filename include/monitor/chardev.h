@@ -8,6 +8,7 @@
 #ifndef MONITOR_CHARDEV_H
 #define MONITOR_CHARDEV_H
 
+#include "util/coroutine.h"
 #include "util/error.h"
 #include <json-c/json.h>
 
@@ -18,13 +19,14 @@ typedef struct ChardevUser {
     void (*received)(void *opaque, const char *data, size_t len);
     /* The peer is gone; what was queued for it is dropped. */
     void (*closed)(void *opaque);
-    /* All that was written has left. */
-    void (*drained)(void *opaque);
 } ChardevUser;
 
-/* Makes a device from options as --chardev takes them (all values strings): backend socket with path= or host=,port= or fd=, server=on|off,
- * wait=on|off; stdio.  Errors are those of the command line. */
-bool chardev_new(struct json_object *options, Error **errp);
+/* Makes a device from options as --chardev takes them (strings; from JSON booleans and numbers too): backend socket with path=, or
+ * host=,port=,to=,ipv4=,ipv6=, or fd=, and server=on|off, wait=on|off, nodelay=on|off; stdio.  Errors are those of the command line.
+ * A server waits here for its first client unless wait=off (default, but for fd=, where nobody knows of it yet). */
+bool coroutine_fn chardev_new(struct json_object *options, Error **errp);
+/* From now on chardev_new() waits for no client: it fails. */
+void chardev_stop_waiting(void);
 Chardev *chardev_find(const char *id);
 /* Starts talking; opened() follows when (or if) there is a peer. */
 bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, Error **errp);

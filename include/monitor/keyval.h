@@ -9,7 +9,7 @@
 #include <json-c/json.h>
 
 /* A JSON object whose scalars are strings; dots in keys nest.  `implied`: the key of a first element without "=", NULL: there must be
- * none.  Commas in values are doubled.  NULL with *errp on bad input.  Owned by the caller. */
+ * none.  Commas in values are doubled; an implied value has none.  NULL with *errp on bad input.  Owned by the caller. */
 struct json_object *keyval_parse(const char *text, const char *implied, Error **errp);
 
 /* The same, or JSON if the text begins with '{'; *ret_keyval tells how scalars are to be read (qapi_parse()). */

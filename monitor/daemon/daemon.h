@@ -38,6 +38,9 @@ void daemonize_ready(void);
 bool pidfile_create(const char *path, Error **errp);
 void pidfile_remove(void);
 
+/* Prints an error of the command line: one line, whatever the arguments contain. */
+void report_error(const Error *err);
+
 /* Ends everything in order; a coroutine.  Twice is once. */
 void coroutine_fn daemon_shutdown(void);
 /* After this many seconds the process ends, whatever hangs. */

@@ -25,12 +25,19 @@ static G_GNUC_NORETURN void parent(pid_t child, int fd)
     int status;
     char byte;
 
-    if (read(fd, &byte, 1) == 1) {
+    ssize_t n;
+
+    do {
+        n = read(fd, &byte, 1);
+    } while (n < 0 && errno == EINTR);
+    if (n == 1) {
         _exit(0);
     }
     if (waitpid(child, &status, 0) == child && WIFEXITED(status)) {
-        _exit(WEXITSTATUS(status));
+        /* It ended before it was ready; a signal may have made it do so without an error. */
+        _exit(WEXITSTATUS(status) ? WEXITSTATUS(status) : 1);
     }
+    fprintf(stderr, "%s: the daemon died before it was ready\n", g_get_prgname());
     _exit(1);
 }
 

@@ -5,7 +5,8 @@
  *   argument := [ implied-value "," ] key "=" value { "," key "=" value }
  *   key      := fragment { "." fragment }       fragments: names, or decimal numbers (indices of lists)
  *
- * A value ends at a comma; a doubled comma stands for one.  The last of several values for one key counts.
+ * A value ends at a comma; a doubled comma stands for one, but not in an implied value, which can contain none.  The last of several
+ * values for one key counts.
  */
 #include "monitor/keyval.h"
 #include "monitor/json-stream.h"
@@ -91,26 +92,28 @@ static bool parse_all(struct json_object *root, const char *p, const char *impli
 {
     while (*p) {
         size_t len = strcspn(p, "=,");
-        g_autofree char *key = NULL, *value = NULL;
+        g_autofree char *key = g_strndup(p, len), *value = NULL;
 
-        if (implied && p[len] != '=') {
-            value = take_value(&p);
+        p += len;
+        if (len == 0) {
+            return fail(errp, "Invalid parameter '%s'", key);
+        }
+        if (implied && *p != '=') {
+            value = g_steal_pointer(&key);
             key = g_strdup(implied);
+            p += *p == ',';
+        } else if (*p != '=') {
+            return fail(errp, "Expected '=' after parameter '%s'", key);
         } else {
-            key = g_strndup(p, len);
-            if (p[len] != '=') {
-                if (len == 0) {
-                    return fail(errp, "Invalid parameter '%s'", p);
-                }
-                return fail(errp, "Expected '=' after parameter '%s'", key);
-            }
-            if (len == 0) {
-                return fail(errp, "Invalid parameter '%s'", p);
-            }
-            p += len + 1;
+            p++;
             value = take_value(&p);
         }
         implied = NULL;
+        if (!g_utf8_validate(key, -1, NULL)) {
+            g_autofree char *shown = g_utf8_make_valid(key, -1);
+
+            return fail(errp, "Invalid parameter '%s'", shown);
+        }
         if (!g_utf8_validate(value, -1, NULL)) {
             return fail(errp, "Parameter '%s' is not valid UTF-8", key);
         }

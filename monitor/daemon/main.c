@@ -6,7 +6,8 @@
  * carries the options out in order.  When they are done the process says that it is ready (pidfile, parent's exit).
  *
  * End: `quit`, SIGTERM, SIGINT or SIGHUP run daemon_shutdown(), which is bounded: a watchdog thread ends the process after
- * SHUTDOWN_SECONDS, or at the second signal, if some storage never answers.
+ * SHUTDOWN_SECONDS, or at the second signal, if some storage never answers.  A signal that comes during the start is obeyed between two
+ * options; a character device that waits for its client stops to wait.
  */
 #include "block/export.h"
 #include "block/graph.h"
@@ -30,7 +31,7 @@
 static GMainLoop *main_loop;
 static CommandLine command_line;
 static int exit_status;
-static bool shutting_down;
+static bool starting = true, stop_requested, shutting_down;
 
 static void register_drivers(void)
 {
@@ -56,6 +57,16 @@ static void *watchdog(void *unused)
     _exit(1);
 }
 
+static void start_watchdog(void)
+{
+    static bool started;
+
+    if (!started) {
+        started = true;
+        g_thread_unref(g_thread_new("watchdog", watchdog, NULL));
+    }
+}
+
 void coroutine_fn daemon_shutdown(void)
 {
     int64_t deadline = clock_ns() + (SHUTDOWN_SECONDS - 5) * INT64_C(1000000000);
@@ -64,7 +75,7 @@ void coroutine_fn daemon_shutdown(void)
         return;
     }
     shutting_down = true;
-    g_thread_unref(g_thread_new("watchdog", watchdog, NULL));
+    start_watchdog();
     transaction_abort_all();
     if (!transaction_wait_all(clock_ns() + TRANSACTION_SETTLE_TIMEOUT_NS)) {
         log_warn("a transaction has not ended; leaving without it");
@@ -100,12 +111,18 @@ static void coroutine_fn shut_down_and_leave(void *unused)
 static gboolean on_signal(gpointer unused)
 {
     (void)unused;
-    if (shutting_down) {
+    if (shutting_down || stop_requested) {
         log_warn("second signal: leaving at once");
         pidfile_remove();
         _exit(1);
     }
-    co_spawn(loop_control(), shut_down_and_leave, NULL);
+    if (starting) {
+        stop_requested = true;
+        chardev_stop_waiting();
+        start_watchdog();
+    } else {
+        co_spawn(loop_control(), shut_down_and_leave, NULL);
+    }
     return G_SOURCE_CONTINUE;
 }
 
@@ -115,22 +132,22 @@ static void coroutine_fn start(void *unused)
 
     (void)unused;
     option_run_journal(&command_line, &err); /* recovery comes before anything is opened */
-    for (guint i = 0; i < command_line.options->len && !err; i++) {
+    for (guint i = 0; i < command_line.options->len && !err && !stop_requested; i++) {
         option_run(&g_array_index(command_line.options, Option, i), &err);
     }
-    if (!err && command_line.pidfile) {
+    if (!err && !stop_requested && command_line.pidfile) {
         pidfile_create(command_line.pidfile, &err);
     }
-    if (err) {
-        fprintf(stderr, "%s: %s\n", g_get_prgname(), err->message);
-        if (err->hint) {
-            fprintf(stderr, "%s\n", err->hint);
+    if (err || stop_requested) {
+        if (!stop_requested) {
+            report_error(err);
+            exit_status = 1;
         }
-        exit_status = 1;
         daemon_shutdown();
         leave();
         return;
     }
+    starting = false;
     nbd_server_serve();
     chardev_serve();
     daemonize_ready();

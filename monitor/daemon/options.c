@@ -51,9 +51,41 @@ static const char usage[] =
     "\n"
     "Arguments may also be JSON objects.\n";
 
+/* One line on a terminal: control characters of arguments are shown, not sent. */
+static char *one_line(const char *text)
+{
+    GString *s = g_string_new(NULL);
+
+    for (const char *p = text; *p; p++) {
+        if (g_ascii_iscntrl(*p)) {
+            g_string_append_printf(s, "\\x%02x", (unsigned char)*p);
+        } else {
+            g_string_append_c(s, *p);
+        }
+    }
+    return g_string_free(s, false);
+}
+
+static void report(const char *text)
+{
+    g_autofree char *line = one_line(text);
+
+    fprintf(stderr, "%s: %s\n", g_get_prgname(), line);
+}
+
+void report_error(const Error *err)
+{
+    g_autofree char *text =
+        err->hint ? g_strdup_printf("%s (%s)", err->message, err->hint) : g_strdup(err->message);
+
+    report(text);
+}
+
 static G_GNUC_NORETURN void bad(const char *what, const char *msg)
 {
-    fprintf(stderr, "%s: %s%s%s\n", g_get_prgname(), what ? what : "", what ? ": " : "", msg);
+    g_autofree char *text = g_strdup_printf("%s: %s", what, msg);
+
+    report(text);
     exit(1);
 }
 
