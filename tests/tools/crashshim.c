@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * crashshim: an LD_PRELOAD library that ends a process at its k-th call that changes files, and keeps what is needed to play a power
- * failure afterwards (tests/functional/lib/powerfail.py).
+ * crashshim: an LD_PRELOAD library that ends a process at its k-th call that changes files, or makes that call fail, and keeps what is
+ * needed to play a power failure afterwards (tests/functional/lib/powerfail.py).
  *
  * CRASH_CONTROL names a file that is mapped and shared with the test:
  *   u64 armed    the test sets it: calls are counted and logged from here on
  *   u64 count    calls so far
  *   u64 at       the process kills itself before call number `at` (0: never)
  *   u64 used     bytes of the log that follows at offset 4096; records are written before the call they tell of
+ *   u64 fail_at  call number `fail_at` is not made: it fails (0: none) ...
+ *   u64 error    ... with this errno
+ *   u64 control  not 0: calls of threads that serve guests are not counted
  *
  * Records: u32 kind, u32 length of the whole record (multiple of 8), then what the kind says:
  *   WRITE     u64 dev, ino, offset, old size, length, then old bytes (as many as there were), then new bytes
@@ -40,8 +43,10 @@ enum Kind { WRITE = 1, TRUNCATE, SYNC, CREATE, UNLINK, LINK, RENAME };
 
 typedef struct Control {
     volatile uint64_t armed;
-    uint64_t count, at, used;
+    uint64_t count, at, used, fail_at, error, control;
 } Control;
+
+enum { NOT_COUNTED, COUNTED, FAILS };
 
 static Control *control;
 static uint8_t *record_log;
@@ -57,7 +62,8 @@ static void __attribute__((constructor)) init(void)
 {
     const char *path = getenv("CRASH_CONTROL");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
-    void *map = fd < 0 ? MAP_FAILED : mmap(NULL, 4096 + LOG_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *map = fd < 0 ? MAP_FAILED
+                       : mmap(NULL, 4096 + LOG_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
     if (map == MAP_FAILED) {
         return;
@@ -70,8 +76,14 @@ static void __attribute__((constructor)) init(void)
  * records. */
 static int enter(void)
 {
+    char name[16] = "";
+
     if (!control || !control->armed) {
-        return 0;
+        return NOT_COUNTED;
+    }
+    if (control->control && pthread_getname_np(pthread_self(), name, sizeof(name)) == 0 &&
+        (strncmp(name, "guest", 5) == 0 || strncmp(name, "IO ", 3) == 0)) {
+        return NOT_COUNTED;
     }
     pthread_mutex_lock(&lock);
     if (++control->count == control->at) {
@@ -80,7 +92,7 @@ static int enter(void)
             pause();
         }
     }
-    return 1;
+    return control->count == control->fail_at ? FAILS : COUNTED;
 }
 
 static void leave(int entered)
@@ -130,7 +142,9 @@ static void log_write(int fd, const struct iovec *iov, int n, uint64_t offset)
     for (int i = 0; i < n; i++) {
         len += iov[i].iov_len;
     }
-    old = (uint64_t)st.st_size <= offset ? 0 : (uint64_t)st.st_size - offset < len ? st.st_size - offset : len;
+    old = (uint64_t)st.st_size <= offset        ? 0
+          : (uint64_t)st.st_size - offset < len ? st.st_size - offset
+                                                : len;
     p = begin_record(WRITE, 40 + old + len);
     p = put(put(put(put(put(p, st.st_dev), st.st_ino), offset), st.st_size), len);
     if (old) {
@@ -231,7 +245,12 @@ static const char *absolute(int dirfd, const char *name, char *buf)
 
 #define CALL(expr)                                                                                 \
     do {                                                                                           \
-        ret = (expr);                                                                              \
+        if (in == FAILS) {                                                                         \
+            errno = control->error;                                                                \
+            ret = -1;                                                                              \
+        } else {                                                                                   \
+            ret = (expr);                                                                          \
+        }                                                                                          \
         leave(in);                                                                                 \
         return ret;                                                                                \
     } while (0)
@@ -242,7 +261,7 @@ ssize_t pwrite64(int fd, const void *buf, size_t len, off64_t offset)
     int in = enter();
     ssize_t ret;
 
-    if (in) {
+    if (in == COUNTED) {
         log_write(fd, &(struct iovec){(void *)buf, len}, 1, offset);
     }
     CALL(real(fd, buf, len, offset));
@@ -259,7 +278,7 @@ ssize_t pwritev64(int fd, const struct iovec *iov, int n, off64_t offset)
     int in = enter();
     ssize_t ret;
 
-    if (in) {
+    if (in == COUNTED) {
         log_write(fd, iov, n, offset);
     }
     CALL(real(fd, iov, n, offset));
@@ -276,7 +295,7 @@ ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t offset, int 
     int in = enter();
     ssize_t ret;
 
-    if (in) {
+    if (in == COUNTED) {
         log_write(fd, iov, n, offset);
     }
     CALL(real(fd, iov, n, offset, flags));
@@ -292,7 +311,7 @@ int ftruncate64(int fd, off64_t size)
     REAL(ftruncate64);
     int in = enter(), ret;
 
-    if (in) {
+    if (in == COUNTED) {
         log_truncate(fd, size);
     }
     CALL(real(fd, size));
@@ -307,8 +326,13 @@ int ftruncate(int fd, off_t size)
     int name(int fd)                                                                               \
     {                                                                                              \
         REAL(name);                                                                                \
-        int in = enter(), ret = real(fd);                                                          \
+        int in = enter(), ret = -1;                                                                \
                                                                                                    \
+        if (in == FAILS) {                                                                         \
+            errno = control->error;                                                                \
+        } else {                                                                                   \
+            ret = real(fd);                                                                        \
+        }                                                                                          \
         if (in && ret == 0) {                                                                      \
             log_sync(fd);                                                                          \
         }                                                                                          \
@@ -327,7 +351,7 @@ static int open_any(int dirfd, const char *path, int flags, mode_t mode)
     int in = creates ? enter() : 0, ret;
     char buf[8192];
 
-    if (in) {
+    if (in == COUNTED) {
         log_names(CREATE, dirfd, absolute(dirfd, path, buf), NULL, 0);
     }
     CALL(real(dirfd, path, flags, mode));
@@ -372,7 +396,7 @@ int linkat(int from_dir, const char *from, int dirfd, const char *path, int flag
     int in = enter(), ret;
     char buf[8192];
 
-    if (in) {
+    if (in == COUNTED) {
         log_names(LINK, dirfd, absolute(dirfd, path, buf), NULL, 0);
     }
     CALL(real(from_dir, from, dirfd, path, flags));
@@ -384,7 +408,7 @@ int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsign
     int in = enter(), ret;
     char a[8192], b[8192];
 
-    if (in) {
+    if (in == COUNTED) {
         log_names(RENAME, from_dir, absolute(from_dir, from, a), absolute(to_dir, to, b), flags);
     }
     CALL(real(from_dir, from, to_dir, to, flags));
@@ -396,7 +420,7 @@ int unlinkat(int dirfd, const char *path, int flags)
     int in = enter(), ret;
     char buf[8192], grave[4096];
 
-    if (in) {
+    if (in == COUNTED) {
         snprintf(grave, sizeof(grave), "%s/%llu", getenv("CRASH_GRAVEYARD"),
                  (unsigned long long)control->count);
         if (syscall(SYS_linkat, dirfd, path, AT_FDCWD, grave, 0) == 0) {

@@ -31,8 +31,10 @@ class CrashPoint:
         return {'LD_PRELOAD': str(self.shim), 'CRASH_CONTROL': str(self.path), 'CRASH_GRAVEYARD': str(self.grave),
                 'CUTPOINT_LOOP': 'epoll'}
 
-    def arm(self, at=0):
+    def arm(self, at=0, fail_at=0, error=0, control_only=False):
+        """Kills the process at call `at`, or makes call `fail_at` fail; control_only: what guests' I/O does is not counted."""
         struct.pack_into('<QQ', self.map, 8, 0, at)
+        struct.pack_into('<QQQ', self.map, 32, fail_at, error, control_only)
         struct.pack_into('<Q', self.map, 0, 1)
 
     def disarm(self):
