@@ -190,22 +190,23 @@ def test_without_holds_it_is_none(setup):
     chains = setup.chains()
     torn = False
     names = {d: f'disk{d}' for d in range(2 * DISKS)}
-    for r in range(5):
+    for r in range(10):
         time.sleep(0.1)
         for i in range(2):
             actions = [{'type': 'blockdev-snapshot-sync',
                         'data': {'node-name': names[d], 'snapshot-node-name': f'u{r}-{d}', 'snapshot-file': f'{setup.dir}/u{r}-{d}.qcow2'}}
                        for d in setup.disks(i)]
             setup.daemons[i].cmd('transaction', actions=actions)
-            time.sleep(0.05)
+            time.sleep(0.1)
         names = {d: f'u{r}-{d}' for d in range(2 * DISKS)}
     stop_chains(chains)
     setup.stop()
-    for r in range(5):
+    for r in range(10):
         try:
             setup.check_cut(f'u{r}')
         except AssertionError:
             torn = True
+            break
     assert torn
 
 
@@ -238,7 +239,8 @@ def test_crash_in_between(setup, victim, moment):
     setup.stop()
     setup.check_cut(out)
     for d in range(2 * DISKS):
-        assert img.check(setup.dir / f'{out}-{d}.qcow2')['check-errors'] == 0
+        checked = img.run('qemu-img', 'check', '-q', setup.dir / f'{out}-{d}.qcow2', check=False)
+        assert checked.returncode in (0, 3), checked.stdout  # 3: leaks
 
 
 def test_expired_half(setup):
