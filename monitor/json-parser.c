@@ -233,8 +233,11 @@ static bool container(Parser *p, struct json_object *c, JsonTokenType end,
     }
 }
 
+/* NULL: it is larger than any number that could be written out again. */
 static struct json_object *number(const JsonToken *t)
 {
+    double d;
+
     if (t->type == JSON_TOKEN_INTEGER) {
         char *end;
 
@@ -253,7 +256,8 @@ static struct json_object *number(const JsonToken *t)
             }
         }
     }
-    return json_object_new_double(g_ascii_strtod(t->text, NULL));
+    d = g_ascii_strtod(t->text, NULL);
+    return isfinite(d) ? json_object_new_double(d) : NULL;
 }
 
 static bool value(Parser *p, struct json_object **ret)
@@ -283,6 +287,10 @@ static bool value(Parser *p, struct json_object **ret)
     case JSON_TOKEN_INTEGER:
     case JSON_TOKEN_FLOAT:
         c = number(t);
+        if (!c) {
+            text = g_strndup(t->text, 100);
+            return fail(p, "number out of range", text);
+        }
         ok = true;
         break;
     case JSON_TOKEN_KEYWORD:

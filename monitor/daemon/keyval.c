@@ -102,6 +102,10 @@ static bool parse_all(struct json_object *root, const char *p, const char *impli
             value = g_steal_pointer(&key);
             key = g_strdup(implied);
             p += *p == ',';
+        } else if (!g_utf8_validate(key, -1, NULL)) {
+            g_autofree char *shown = g_utf8_make_valid(key, -1);
+
+            return fail(errp, "Invalid parameter '%s'", shown);
         } else if (*p != '=') {
             return fail(errp, "Expected '=' after parameter '%s'", key);
         } else {
@@ -109,11 +113,6 @@ static bool parse_all(struct json_object *root, const char *p, const char *impli
             value = take_value(&p);
         }
         implied = NULL;
-        if (!g_utf8_validate(key, -1, NULL)) {
-            g_autofree char *shown = g_utf8_make_valid(key, -1);
-
-            return fail(errp, "Invalid parameter '%s'", shown);
-        }
         if (!g_utf8_validate(value, -1, NULL)) {
             return fail(errp, "Parameter '%s' is not valid UTF-8", key);
         }

@@ -102,6 +102,7 @@ static void test_numbers(void)
     check(".5 ", "!stray_'.'");
     check("1.5.5\n", "1.5 !stray_'.'");
     check("1e+\n", "!stray_'1e+\n'");
+    check("1e999 [-1e999, 1]\n", "!number_out_of_range_'1e999' !number_out_of_range_'-1e999'");
     check("1e5e5\n", "100000.0 !invalid_keyword_'e' 5");
     check("+1\n", "!stray_'+'");
     check("1-1\n", "1 -1");

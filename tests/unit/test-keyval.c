@@ -107,6 +107,7 @@ static void test_not_utf8(void)
 {
     bad("a=\303(", NULL, "Parameter 'a' is not valid UTF-8");
     bad("x\377y=1", NULL, "Invalid parameter 'x\357\277\275y'");
+    bad("a\377", NULL, "Invalid parameter 'a\357\277\275'");
     bad("\377", "driver", "Parameter 'driver' is not valid UTF-8");
 }
 

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The JSON stream of monitors.
+ *
+ * Whatever the bytes are, and however they are cut into reads, the same values and errors come out; a value that was accepted is accepted
+ * again when it is written out, and is the same then.
+ *
+ * The first byte is the length of a read, the rest is what a client sends.
+ */
+#include "fuzz-util.h"
+#include "monitor/json-stream.h"
+#include "qapi/json-writer.h"
+#include <string.h>
+
+static void check_again(const char *text)
+{
+    g_autoptr(Error) err = NULL;
+    g_autofree char *again = NULL;
+    struct json_object *value = NULL;
+
+    if (strlen(text) > 1 && json_parse_text(text, &value, &err)) {
+        again = qapi_json_print(value, false);
+        g_assert_cmpstr(again, ==, text);
+        json_object_put(value);
+    } else {
+        FUZZ_FAIL("'%s' is refused: %s", text, err ? err->message : "");
+    }
+}
+
+static void on_value(void *opaque, struct json_object *value, const Error *err)
+{
+    GString *all = opaque;
+
+    g_assert_true(!err || !value);
+    if (err) {
+        g_assert_true(g_utf8_validate(err->message, -1, NULL));
+        g_string_append_printf(all, "error %s\n", err->message);
+    } else {
+        g_autofree char *text = qapi_json_print(value, false);
+
+        g_string_append_printf(all, "value %s\n", text);
+        if (json_object_is_type(value, json_type_object) ||
+            json_object_is_type(value, json_type_array)) {
+            check_again(text);
+        }
+        json_object_put(value);
+    }
+}
+
+static char *run(const uint8_t *data, size_t size, size_t step)
+{
+    GString *all = g_string_new(NULL);
+    g_autoptr(JsonStream) s = json_stream_new(on_value, all);
+
+    for (size_t done = 0; done < size; done += step) {
+        json_stream_feed(s, (const char *)data + done, MIN(step, size - done));
+    }
+    json_stream_end(s);
+    return g_string_free(all, false);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    g_autofree char *whole = NULL, *pieces = NULL;
+
+    if (size > 1) {
+        whole = run(data + 1, size - 1, size);
+        pieces = run(data + 1, size - 1, 1 + data[0]);
+        g_assert_cmpstr(whole, ==, pieces);
+    }
+    return 0;
+}
