@@ -12,6 +12,7 @@
 typedef struct Move {
     Node *old_node, *new_node; /* references */
     Edge *barrier;             /* NULL: none */
+    Edge *only;                /* the one edge that moves; NULL: all of old_node */
 } Move;
 
 struct Change {

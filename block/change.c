@@ -78,6 +78,14 @@ void change_add(Change *c, Node *old_node, Node *new_node, Edge *barrier)
     g_array_append_val(c->moves, m);
 }
 
+void change_add_edge(Change *c, Edge *e, Node *new_node)
+{
+    Move m = {.old_node = node_ref(e->target), .new_node = node_ref(new_node), .only = e};
+
+    g_assert(atomic_load(&c->state) == CHANGE_PLANNED && e->role == EDGE_COW);
+    g_array_append_val(c->moves, m);
+}
+
 void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier)
 {
     for (guint i = 0; i < c->moves->len; i++) {
@@ -107,6 +115,10 @@ void change_arm(Change *c)
     for (guint i = 0; i < c->moves->len; i++) {
         Move *m = &g_array_index(c->moves, Move, i);
 
+        if (m->only) {
+            change_arm_edge(c, m->only, m->new_node);
+            continue;
+        }
         g_assert(!m->old_node->unsettled);
         m->old_node->unsettled = c;
         atomic_store_explicit(&m->old_node->longest_wait, 0, memory_order_relaxed);
@@ -117,7 +129,8 @@ void change_arm(Change *c)
         for (guint j = 0; j < m->old_node->parents->len; j++) {
             Edge *e = g_ptr_array_index(m->old_node->parents, j);
 
-            if (e != m->barrier) {
+            /* What a job holds it holds, wherever others go. */
+            if (e != m->barrier && !edge_is_job(e)) {
                 change_arm_edge(c, e, m->new_node);
             }
         }
@@ -130,7 +143,7 @@ Node *change_next_of(const Change *c, const Node *old_node)
     for (guint i = 0; i < c->moves->len; i++) {
         Move *m = &g_array_index(c->moves, Move, i);
 
-        if (m->old_node == old_node) {
+        if (m->old_node == old_node && !m->only) {
             return m->new_node;
         }
     }
@@ -303,7 +316,11 @@ void coroutine_fn change_fold(Change *c)
         atomic_store_explicit(&e->pending, NULL, memory_order_release);
     }
     for (guint i = 0; i < c->moves->len; i++) {
-        g_array_index(c->moves, Move, i).old_node->unsettled = NULL;
+        Move *m = &g_array_index(c->moves, Move, i);
+
+        if (!m->only) {
+            m->old_node->unsettled = NULL;
+        }
     }
     /* The edges have forgotten the change: they may go while the grace period lasts, so it forgets them too. */
     for (guint i = 0; i < c->edges->len; i++) {

@@ -26,7 +26,8 @@ static void link_parent(Edge *e, Node *n)
 static void set_node(Edge *e, Node *n)
 {
     Change *c = n->unsettled;
-    Node *next = c && !change_is_cut(c) ? change_next_of(c, n) : NULL; /* born in the change */
+    Node *next = c && !change_is_cut(c) && !edge_is_job(e) ? change_next_of(c, n)
+                                                           : NULL; /* born in the change */
 
     atomic_store_explicit(&e->node, n, memory_order_relaxed);
     if (next) {
@@ -149,12 +150,17 @@ void edge_retarget(Edge *e, Node *target)
     node_unref(old);
 }
 
+bool edge_is_job(const Edge *e)
+{
+    return !e->parent && e->owner->is_job;
+}
+
 bool node_check_no_job(const Node *n, Error **errp)
 {
     for (guint i = 0; i < n->parents->len; i++) {
         const Edge *e = g_ptr_array_index(n->parents, i);
 
-        if (!e->parent && e->owner->is_job) {
+        if (edge_is_job(e)) {
             error_set(errp, ERROR_BUSY, n->name, "job",
                       "Node '%s' is busy: block device is in use by block job: %s", n->name,
                       e->owner->job_type);

@@ -14,6 +14,7 @@
  * succeed.  The error is sticky: every later flush of that node fails until it is opened anew.
  */
 #include "block/count.h"
+#include "block/graph.h"
 #include "io-internal.h"
 #include "util/log.h"
 #include <string.h>
@@ -91,4 +92,26 @@ int coroutine_fn edge_flush(Edge *e, Request *r)
         }
     }
     return node_flush_self(top, r);
+}
+
+bool coroutine_fn node_write_out(Node *n, Error **errp)
+{
+    Node *p = n;
+    Request r;
+    int ret;
+
+    while (p->file) {
+        p = p->file->target;
+    }
+    if (p->driver->write_out) {
+        p->driver->write_out(p);
+    }
+    request_begin(&r, REQUEST_FLUSH);
+    ret = node_flush_self(n, &r);
+    request_end(&r);
+    if (ret < 0) {
+        error_set_errno(errp, -ret, n->name, "flush", "Write to node '%s' failed", n->name);
+        return false;
+    }
+    return true;
 }

@@ -14,6 +14,7 @@
 #include "block/count.h"
 #include "change-internal.h"
 #include "io-internal.h"
+#include "record.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -364,11 +365,20 @@ static int coroutine_fn zero_range(Node *n, Request *r, GuestOffset offset, uint
     return ret;
 }
 
-/* What is left of a write-like request when its data is in the node. */
-static int coroutine_fn finish_write(Node *n, Request *r, int ret, bool fua)
+/* What is left of a write-like request when its data is in the node.  The range is marked again whether or not it succeeded: part of it may
+ * be there. */
+static int coroutine_fn finish_write(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                     int ret, bool fua)
 {
+    node_wrote(n, offset.v, bytes);
     write_ended(n);
-    return ret == 0 && fua ? node_flush_self(n, r) : ret;
+    if (ret == 0 && fua) {
+        ret = node_flush_self(n, r);
+    }
+    if (G_UNLIKELY(atomic_load_explicit(&n->pace_ns, memory_order_relaxed) > 0)) {
+        node_pace(n);
+    }
+    return ret;
 }
 
 int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoVector *iov,
@@ -381,6 +391,7 @@ int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoV
     if (ret < 0 || iov->size == 0) {
         return ret;
     }
+    node_wrote(n, offset.v, iov->size);
     if (G_UNLIKELY(n->detect_zeroes != DETECT_ZEROES_OFF) && iov_is_zero(iov)) {
         ret = zero_range(n, r, offset, iov->size,
                          n->detect_zeroes == DETECT_ZEROES_UNMAP ? REQ_MAY_UNMAP : 0);
@@ -388,7 +399,7 @@ int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoV
     } else {
         ret = write_any(n, r, offset, iov, fua ? flags & ~REQ_FUA : flags);
     }
-    return finish_write(n, r, ret, fua);
+    return finish_write(n, r, offset, iov->size, ret, fua);
 }
 
 int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
@@ -400,29 +411,50 @@ int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uin
     if (ret < 0 || bytes == 0) {
         return ret;
     }
-    return finish_write(n, r, zero_range(n, r, offset, bytes, flags), flags & REQ_FUA);
+    node_wrote(n, offset.v, bytes);
+    ret = zero_range(n, r, offset, bytes, flags);
+    return finish_write(n, r, offset, bytes, ret, flags & REQ_FUA);
 }
 
 int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t bytes)
 {
     Node *n = edge_enter(e, r);
-    uint64_t align = MAX(n->limits.discard_alignment, n->limits.request_alignment);
+    uint64_t align = MAX(n->limits.discard_alignment, n->limits.request_alignment), left = bytes;
+    GuestOffset at = offset;
     int ret = check_write(n, offset, bytes);
 
     if (ret < 0 || bytes == 0 || !n->discard_unmap || !n->driver->pdiscard) {
         return ret;
     }
-    while (bytes > 0 && ret == 0) {
-        uint64_t len = next_piece(offset.v, bytes, align, n->limits.max_discard);
+    node_wrote(n, offset.v, bytes);
+    while (left > 0 && ret == 0) {
+        uint64_t len = next_piece(at.v, left, align, n->limits.max_discard);
 
-        if (((offset.v | len) & (n->limits.request_alignment - 1)) == 0) {
-            ret = n->driver->pdiscard(n, r, offset, len);
+        if (((at.v | len) & (n->limits.request_alignment - 1)) == 0) {
+            ret = n->driver->pdiscard(n, r, at, len);
             ret = ret == -ENOTSUP ? 0 : ret;
         }
-        offset = guest_add(offset, len);
-        bytes -= len;
+        at = guest_add(at, len);
+        left -= len;
     }
-    return finish_write(n, r, ret, false);
+    return finish_write(n, r, offset, bytes, ret, false);
+}
+
+int coroutine_fn edge_copy_up(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, bool zero,
+                              bool skip_zeroes)
+{
+    Node *n = edge_enter(e, r);
+    int ret = check_write(n, offset, bytes);
+
+    if (ret < 0 || bytes == 0) {
+        return ret;
+    }
+    if (!n->driver->copy_up) {
+        return -ENOTSUP;
+    }
+    ret = n->driver->copy_up(n, r, offset, bytes, zero, skip_zeroes);
+    write_ended(n); /* nothing that anybody reads has changed: no mark */
+    return ret;
 }
 
 int coroutine_fn edge_truncate(Edge *e, Request *r, uint64_t size, bool exact)
@@ -440,7 +472,7 @@ int coroutine_fn edge_truncate(Edge *e, Request *r, uint64_t size, bool exact)
         return -ENOTSUP;
     }
     ret = n->driver->truncate(n, r, size, exact);
-    return finish_write(n, r, ret, false);
+    return finish_write(n, r, guest(0), 0, ret, false);
 }
 
 /* ---- flat memory ---- */

@@ -141,6 +141,9 @@ static bool plan_node(Plan *p, PlanNode *pn, bool check, Error **errp)
         if (e->unsettled) {
             pe->shared = PERM_ALL;
         }
+        if (e->lenient) {
+            *pe = (PlanEdge){PERM_NONE, PERM_ALL};
+        }
         g_hash_table_insert(p->edges, e, pe);
     }
     return true;
@@ -236,9 +239,12 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
                        unsigned *perm, unsigned *shared)
 {
     if (role == EDGE_COW) {
-        /* Data may be copied up or not; it must not change below us, but growing does no harm. */
-        *perm = PERM_CONSISTENT_READ;
+        /* Data may be copied up or not; it must not change below us, unless whoever uses us can bear that (nobody at all does). */
+        *perm = parent_perm & PERM_CONSISTENT_READ;
         *shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+        if (parent_shared & PERM_WRITE) {
+            *shared |= PERM_WRITE | PERM_RESIZE;
+        }
         return;
     }
     *perm = PERM_CONSISTENT_READ |

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Making an old node read-only, down to its file, without a pause.
+ * Making a node read-only, down to its file, without a pause, and writable again.
  *
  * It concerns the node and those storage and filtered children that nobody else uses and that the user did not add himself to be
  * writable: a `file` node of blockdev-add keeps its own flag, and gives up the file by its permissions (dynamic
@@ -62,4 +62,57 @@ void coroutine_fn node_ro_commit(Node *top)
         }
         n = next;
     }
+}
+
+/* ---- the way back ---- */
+
+/* Nodes of n's storage, n first, that have to become writable with it. */
+static GPtrArray *read_only_below(Node *n)
+{
+    GPtrArray *list = g_ptr_array_new();
+
+    for (Node *p = n; p; p = p->file ? p->file->target : NULL) {
+        if (atomic_load(&p->read_only) && (p == n || !p->monitor_owned)) {
+            g_ptr_array_add(list, p);
+        }
+    }
+    return list;
+}
+
+static void set_all(const GPtrArray *list, bool read_only)
+{
+    for (guint i = 0; i < list->len; i++) {
+        atomic_store_explicit(&((Node *)g_ptr_array_index(list, i))->read_only, read_only,
+                              memory_order_seq_cst);
+    }
+}
+
+bool coroutine_fn node_set_writable(Node *n, Error **errp)
+{
+    g_autoptr(GPtrArray) list = NULL;
+
+    if (!atomic_load(&n->read_only)) {
+        return true;
+    }
+    list = read_only_below(n);
+    set_all(list, false);
+    if (perm_refresh(n, errp) && (!n->driver->rw_begin || n->driver->rw_begin(n, errp))) {
+        return true;
+    }
+    set_all(list, true);
+    perm_lower(n);
+    return false;
+}
+
+bool coroutine_fn node_set_read_only(Node *n, Error **errp)
+{
+    if (atomic_load(&n->read_only)) {
+        return true;
+    }
+    if (!node_write_out(n, errp) || !node_ro_prepare(n, errp)) {
+        return false;
+    }
+    node_ro_commit(n);
+    perm_lower(n);
+    return true;
 }

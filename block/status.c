@@ -120,6 +120,40 @@ int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset
     }
 }
 
+int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *base, GuestOffset offset,
+                                         uint64_t bytes, unsigned flags, uint64_t *ret_bytes)
+{
+    uint64_t len = bytes;
+
+    for (bool top = true;; top = false) {
+        Node *n = edge_enter_flags(e, r, flags);
+        int ret;
+
+        if (n == base) {
+            *ret_bytes = len;
+            return 0;
+        }
+        if (!top && offset.v >= atomic_load_explicit(&n->size, memory_order_acquire)) {
+            *ret_bytes = len;
+            return STATUS_ZERO | STATUS_ALLOCATED;
+        }
+        ret = edge_block_status(e, r, offset, len, flags, true, &len, NULL);
+        if (ret < 0) {
+            return ret;
+        }
+        if (ret & STATUS_ALLOCATED) {
+            *ret_bytes = len;
+            return STATUS_ALLOCATED | (ret & STATUS_ZERO ? STATUS_ZERO : STATUS_DATA);
+        }
+        flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
+        e = atomic_load_explicit(&n->backing, memory_order_acquire);
+        if (!e) {
+            *ret_bytes = len;
+            return 0;
+        }
+    }
+}
+
 int coroutine_fn backing_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
                                 unsigned flags)
 {

@@ -125,32 +125,6 @@ bool snapshot_plan_overlay(PlannedNode *old, PlannedNode *overlay, Error **errp)
     return true;
 }
 
-static void coroutine_fn write_out(Node *n)
-{
-    while (n->file) {
-        n = n->file->target;
-    }
-    if (n->driver->write_out) {
-        n->driver->write_out(n);
-    }
-}
-
-static bool coroutine_fn flush_old(Node *n, Error **errp)
-{
-    Request r;
-    int ret;
-
-    write_out(n);
-    request_begin(&r, REQUEST_FLUSH);
-    ret = node_flush_self(n, &r);
-    request_end(&r);
-    if (ret < 0) {
-        error_set_errno(errp, -ret, n->name, "flush", "Write to node '%s' failed", n->name);
-        return false;
-    }
-    return true;
-}
-
 static bool coroutine_fn prepare_read_only(Snapshot *s, Error **errp)
 {
     if (!s->ro_prepared && !atomic_load(&s->old_node->read_only)) {
@@ -166,7 +140,7 @@ static void coroutine_fn quiesce(void *opaque)
 {
     SnapshotQuiesce *q = opaque;
 
-    q->ok = flush_old(q->s->old_node, &q->err) && prepare_read_only(q->s, &q->err);
+    q->ok = node_write_out(q->s->old_node, &q->err) && prepare_read_only(q->s, &q->err);
     co_group_done(&q->group);
 }
 

@@ -38,6 +38,10 @@ void change_add(Change *c, Node *old_node, Node *new_node, Edge *barrier);
 /* The same for stacks: where an earlier move of c leads to old_node, it shall lead to new_node instead. */
 void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier);
 
+/* One backing edge alone shall lead to new_node, which reads the same as the one it leads to now; that one is read-only, so
+ * there is nothing to settle: arm, cut and fold follow each other. */
+void change_add_edge(Change *c, Edge *e, Node *new_node);
+
 /* Cannot fail, does not suspend; arm, record and cut may follow each other directly. */
 void change_arm(Change *c);
 /* When it returns the hold is in force: a write that has not been let in waits until the cut or clock_ns() reaches the deadline.

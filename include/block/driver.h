@@ -77,6 +77,9 @@ struct BlockDriver {
     bool coroutine_fn (*ro_prepare)(Node *n, Error **errp);
     void coroutine_fn (*ro_commit)(Node *n);
     void coroutine_fn (*ro_abort)(Node *n);
+    /* The way back: from here on there may be write-like requests; n->read_only is false and the child can be written.  On failure the
+     * driver is as before.  NULL: nothing to do. */
+    bool coroutine_fn (*rw_begin)(Node *n, Error **errp);
 
     /* From memory, or by a call like fstat(2): must not suspend, or a query could show two states of the graph (T1). */
     bool (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
@@ -100,6 +103,11 @@ struct BlockDriver {
     /* -ENOTSUP: the caller writes zeroes instead. */
     int coroutine_fn (*pwrite_zeroes)(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                       unsigned flags);
+    /* Formats with backing: what of the range is not allocated here becomes so, with what the backing chain has; the disk reads the same
+     * as before, and the same without a backing node.  zero: the chain is known to read as zeroes there; skip_zeroes: what is zero
+     * may stay unallocated.  Works on whole clusters.  Exact beside guests' writes. */
+    int coroutine_fn (*copy_up)(Node *n, Request *r, GuestOffset offset, uint64_t bytes, bool zero,
+                                bool skip_zeroes);
     /* -ENOTSUP counts as done. */
     int coroutine_fn (*pdiscard)(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
     /* Formats: writes back what they hold into the file below, in the order the format demands; the caller flushes the

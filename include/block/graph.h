@@ -40,6 +40,14 @@ bool coroutine_fn node_ro_prepare(Node *n, Error **errp);
 void coroutine_fn node_ro_commit(Node *n);
 void coroutine_fn node_ro_abort(Node *n);
 
+/* Hands what was written to storage without disturbing requests, then flushes n.  Error: "Write to node '%s' failed: …". */
+bool coroutine_fn node_write_out(Node *n, Error **errp);
+/* Makes a read-only node writable, with what it stores in, as far as the user did not say that a child of his own be read-only; nobody writes
+ * yet.  On failure all is as before.  Errors: those of opening for writing, of locks, "Block node is read-only". */
+bool coroutine_fn node_set_writable(Node *n, Error **errp);
+/* Read-only again: no parent writes any more. */
+bool coroutine_fn node_set_read_only(Node *n, Error **errp);
+
 /* Shutdown: drops the monitor's references and waits until every node has closed or clock_ns() passed the deadline.
  * False: some node did not close; the log names it. */
 bool coroutine_fn graph_close_all(int64_t deadline_ns);

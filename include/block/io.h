@@ -52,6 +52,9 @@ int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoV
 int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
                                     unsigned flags);
 int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t bytes);
+/* As driver->copy_up(); -ENOTSUP: the driver has no such thing. */
+int coroutine_fn edge_copy_up(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, bool zero,
+                              bool skip_zeroes);
 /* Durable: all that was completed before, in this node, in what it uses, and in an old node below it that is not known
  * flushed. */
 int coroutine_fn edge_flush(Edge *e, Request *r);
@@ -74,6 +77,11 @@ int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint
  * *ret_depth (may be NULL): 0 nowhere, 1 in the node itself, 2 in its backing, ... */
 int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
                                          unsigned flags, uint64_t *ret_bytes, int *ret_depth);
+
+/* What the nodes from e's down to, but without, `base` (NULL: to the bottom) decide: STATUS_ALLOCATED with STATUS_DATA or STATUS_ZERO, or 0: none
+ * of them has the range.  Where a node in between is too short to tell, it is zero. */
+int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *base, GuestOffset offset,
+                                         uint64_t bytes, unsigned flags, uint64_t *ret_bytes);
 
 /* For format drivers: reads what `n`'s backing chain has for the range; zeroes where there is no backing or beyond its end.
  * With REQ_COPY it waits as "copies wait" demands. */

@@ -138,8 +138,6 @@ void coroutine_fn job_run_workers(Job *j, Loop *loop, unsigned n, JobWorkerFn *f
 Edge *coroutine_fn job_add_node(Job *j, Node *n, const char *name, unsigned perm, unsigned shared,
                                 Error **errp);
 void coroutine_fn job_remove_nodes(Job *j);
-/* Is the edge one of a job? */
-bool edge_is_job(const Edge *e);
 
 /* ---- for drivers: main and workers, any loop ---- */
 

@@ -36,6 +36,7 @@ typedef struct BlockDriver BlockDriver;
 typedef struct Change Change;
 typedef struct Edge Edge;
 typedef struct Node Node;
+typedef struct Recorders Recorders;
 typedef struct Request Request;
 typedef struct Transaction Transaction;
 
@@ -78,6 +79,7 @@ struct Edge {
     unsigned perm, shared; /* of Perm */
     bool
         unsettled; /* a backing edge of a running transaction: shares everything until its old node has settled */
+    bool lenient; /* a backing edge inside the chain that a job merges: what it changes below does not show above */
 };
 
 /* Requests in a node that came in by one thread; a cache line each. */
@@ -124,6 +126,8 @@ struct Node {
     _Atomic unsigned idle_waiters;  /* ... or for all requests; who ends a request looks at these */
     pthread_mutex_t wait_lock;      /* innermost; protects: */
     CoQueue waiters;
+    _Atomic(Recorders *) recorders; /* dirty bitmaps that record it (dirty-bitmap.c); NULL: none */
+    _Atomic int64_t pace_ns;               /* by how much writes are slowed down */
     CoMutex flush_lock; /* one flush of the driver at a time; before any lock of the driver */
     CoRangeLock
         rmw_lock; /* padded writes exclude overlapping ones; before any lock of the driver */
@@ -186,6 +190,8 @@ void coroutine_fn edge_detach(Edge *e);
 /* Changes what a parent takes and shares; on error nothing changes. */
 bool coroutine_fn edge_set_perm(Edge *e, unsigned perm, unsigned shared, Error **errp);
 
+/* Is it one by which a job holds a node? */
+bool edge_is_job(const Edge *e);
 /* Nobody but the job itself may snapshot, resize, reopen or delete what a job works on.
  * Error: "Node '%s' is busy: block device is in use by block job: %s". */
 bool node_check_no_job(const Node *n, Error **errp);

@@ -100,6 +100,14 @@ static void put_run_back(Qcow2 *q)
     pthread_mutex_unlock(&q->lock);
 }
 
+void coroutine_fn alloc_restart(Qcow2 *q)
+{
+    co_mutex_lock(&q->alloc_lock);
+    put_run_back(q);
+    q->grown = false;
+    co_mutex_unlock(&q->alloc_lock);
+}
+
 /* The first free clusters of [from, end), all in block b; *ret_end == *ret_start: none. */
 static void find_free(Qcow2 *q, const RefBlock *b, uint64_t from, uint64_t end, uint64_t *ret_start,
                       uint64_t *ret_end)

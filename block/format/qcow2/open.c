@@ -254,6 +254,32 @@ static void coroutine_fn qcow2_ro_commit(Node *n)
     finish_writing(qcow2_of(n));
 }
 
+static bool coroutine_fn qcow2_rw_begin(Node *n, Error **errp)
+{
+    Qcow2 *q = qcow2_of(n);
+    Request r;
+    bool ok = true;
+
+    if (!header_check_supported(&q->header, true, errp)) {
+        return false;
+    }
+    if (!q->blocks) {
+        request_begin(&r, REQUEST_WRITE);
+        ok = open_writable(q, &r, errp);
+        request_end(&r);
+    }
+    if (!ok) {
+        refcount_free_all(q);
+        overlap_close(q);
+        return false;
+    }
+    alloc_restart(q);
+    pthread_mutex_lock(&q->lock);
+    q->closing = false;
+    pthread_mutex_unlock(&q->lock);
+    return true;
+}
+
 const BlockDriver driver_qcow2 = {
     .name = "qcow2",
     .supports_backing = true,
@@ -262,6 +288,7 @@ const BlockDriver driver_qcow2 = {
     .close = qcow2_close,
     .child_perm = format_child_perm,
     .ro_commit = qcow2_ro_commit,
+    .rw_begin = qcow2_rw_begin,
     .facts = qcow2_facts,
     .set_backing_string = qcow2_set_backing_string,
     .create = qcow2_create,
@@ -270,6 +297,7 @@ const BlockDriver driver_qcow2 = {
     .pwritev = qcow2_pwritev,
     .pwrite_zeroes = qcow2_pwrite_zeroes,
     .pdiscard = qcow2_pdiscard,
+    .copy_up = qcow2_copy_up,
     .flush = qcow2_flush,
     .warm_up = qcow2_warm_up,
     .truncate = qcow2_truncate,

@@ -313,6 +313,8 @@ int coroutine_fn clusters_alloc_exact(Qcow2 *q, Request *r, uint64_t count,
                                       ClusterIndex *ret_first);
 /* Clusters that nothing has ever referred to. */
 void coroutine_fn clusters_unalloc(Qcow2 *q, Request *r, ClusterIndex first, uint64_t count);
+/* An image that was given up for writing is written to again: nothing is taken from what the file was cut off by. */
+void coroutine_fn alloc_restart(Qcow2 *q);
 /* Lets the file end where the used clusters end, if we grew it. */
 void coroutine_fn file_trim(Qcow2 *q, Request *r);
 
@@ -371,6 +373,10 @@ int coroutine_fn qcow2_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, ui
                                      unsigned flags);
 int coroutine_fn qcow2_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
 int coroutine_fn qcow2_truncate(Node *n, Request *r, uint64_t size, bool exact);
+/* With the range locked: clusters from guest cluster `first` on, none of which is allocated, become zeroes.  All in one L2 table. */
+int coroutine_fn qcow2_zero_clusters(Node *n, Request *r, uint64_t first, uint64_t count);
+int coroutine_fn qcow2_copy_up(Node *n, Request *r, GuestOffset offset, uint64_t bytes, bool zero,
+                               bool skip_zeroes);
 int coroutine_fn qcow2_block_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                     unsigned flags, bool precise, uint64_t *ret_bytes,
                                     HostOffset *ret_map);

@@ -100,7 +100,8 @@ void refcount_free_all(Qcow2 *q)
             block_free(q->blocks[i]);
         }
     }
-    g_free(q->blocks);
+    g_clear_pointer(&q->blocks, g_free);
+    q->reft_entries = 0;
     table_clear(&q->reft);
 }
 

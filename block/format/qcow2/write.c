@@ -370,3 +370,80 @@ int coroutine_fn qcow2_pwritev(Node *n, Request *r, GuestOffset offset, const Io
     use_end(q, r->slot, phase);
     return ret;
 }
+
+/* ---- copying up ---- */
+
+/* Most that is copied up at a time: guests' writes to these clusters wait for it. */
+#define COPY_UP_MAX (512u * 1024)
+
+/* What is not allocated of [start, start + bytes), whole clusters; the range is locked.  buf: memory of COPY_UP_MAX or a cluster; *ret_done: how far. */
+static int coroutine_fn copy_up_locked(Node *n, Request *r, uint64_t start, uint64_t bytes,
+                                       bool zero, bool skip_zeroes, uint8_t *buf,
+                                       uint64_t *ret_done)
+{
+    Qcow2 *q = qcow2_of(n);
+    Allocation a = {.node = n, .q = q, .r = r, .offset = start};
+    uint64_t size = atomic_load_explicit(&n->size, memory_order_acquire), len;
+    IoVector v;
+    int ret = qcow2_lookup(n, r, start, bytes, 0, &a.old);
+
+    if (ret < 0) {
+        return ret;
+    }
+    len = *ret_done = a.old.bytes;
+    if (a.old.type != MAP_UNALLOCATED) {
+        return 0;
+    }
+    if (!zero) {
+        iov_init_buf(&v, buf, MIN(len, size - start));
+        ret = backing_preadv(n, r, guest(start), &v, REQ_COPY);
+        if (ret < 0) {
+            return ret;
+        }
+        memset(buf + v.size, 0, len - v.size);
+        zero = buffer_is_zero(buf, len);
+    } else if (!skip_zeroes && q->version < 3) {
+        memset(buf, 0, len);
+    }
+    if (zero && skip_zeroes) {
+        return 0;
+    }
+    if (zero && q->version >= 3) {
+        return qcow2_zero_clusters(n, r, start >> q->cluster_bits, len >> q->cluster_bits);
+    }
+    a.bytes = len;
+    iov_init_buf(&v, buf, len);
+    ret = allocate_and_write(&a, &v, 0);
+    *ret_done = a.bytes;
+    return ret;
+}
+
+int coroutine_fn qcow2_copy_up(Node *n, Request *r, GuestOffset offset, uint64_t bytes, bool zero,
+                               bool skip_zeroes)
+{
+    Qcow2 *q = qcow2_of(n);
+    uint64_t at = cluster_floor(q, offset.v), end = cluster_ceil(q, offset.v + bytes), done;
+    uint64_t max = MAX(COPY_UP_MAX, q->cluster_size);
+    uint8_t *buf = block_try_alloc(max);
+    unsigned phase;
+    int ret = 0;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    phase = use_begin(q, r->slot);
+    while (at < end && ret == 0) {
+        CoRange range;
+
+        ret = atomic_load_explicit(&q->corrupt, memory_order_relaxed) ? -EIO : l2_throttle(q, r);
+        if (ret == 0) {
+            co_range_lock(&q->ranges, &range, at, MIN(end - at, max), false);
+            ret = copy_up_locked(n, r, at, MIN(end - at, max), zero, skip_zeroes, buf, &done);
+            co_range_unlock(&q->ranges, &range);
+            at += ret == 0 ? done : 0;
+        }
+    }
+    use_end(q, r->slot, phase);
+    free(buf);
+    return ret;
+}

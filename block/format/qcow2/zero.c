@@ -99,6 +99,11 @@ static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t
                               bad, first);
 }
 
+int coroutine_fn qcow2_zero_clusters(Node *n, Request *r, uint64_t first, uint64_t count)
+{
+    return wipe_chunk(n, r, first, count, WIPE_KEEP);
+}
+
 /* With discard-no-unref the storage may forget what the kept clusters hold; m: data, ours alone. */
 static int coroutine_fn discard_kept(Qcow2 *q, Request *r, const Mapping *m)
 {
