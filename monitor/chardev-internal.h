@@ -28,8 +28,8 @@ void socket_file_remove(SocketFile *f);
 int socket_connect_unix(const char *path, Error **errp);
 int socket_listen_inet(const InetAddress *a, Error **errp);
 int socket_connect_inet(const InetAddress *a, Error **errp);
-/* An inherited descriptor, by its number; server: made to listen. */
-int socket_take_fd(const char *number, bool server, Error **errp);
+/* A passed descriptor, see passed_fd_socket(); server: made to listen. */
+int socket_take_fd(const char *text, bool server, Error **errp);
 /* Small messages leave at once (TCP; nothing to do for others). */
 void socket_set_nodelay(int fd);
 

@@ -3,6 +3,7 @@
  * Sockets for character devices.
  */
 #include "chardev-internal.h"
+#include "util/passed-fd.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
@@ -208,30 +209,15 @@ int socket_connect_inet(const InetAddress *a, Error **errp)
     return fd < 0 ? -1 : fd;
 }
 
-int socket_take_fd(const char *number, bool server, Error **errp)
+int socket_take_fd(const char *text, bool server, Error **errp)
 {
-    char *end;
-    guint64 fd = g_ascii_strtoull(number, &end, 10);
-    int type, flags;
-    socklen_t len = sizeof(type);
+    int fd = passed_fd_socket(text, errp);
 
-    if (!g_ascii_isdigit(number[0]) || *end || fd > INT_MAX) {
-        error_set(errp, ERROR_INVALID, number, "socket", "Unable to parse FD number %s", number);
+    if (fd >= 0 && server && listen(fd, BACKLOG) < 0) {
+        error_set_errno(errp, errno, text, "socket", "Failed to listen on fd socket");
+        close(fd);
         return -1;
     }
-    /* What was inherited has no such flag: our own descriptors, and those taken before, have. */
-    flags = fcntl(fd, F_GETFD);
-    if (flags < 0 || flags & FD_CLOEXEC || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0) {
-        error_set(errp, ERROR_INVALID, number, "socket", "File descriptor '%s' is not a socket%s",
-                  number, flags > 0 ? " of yours" : "");
-        return -1;
-    }
-    if (server && listen(fd, BACKLOG) < 0) {
-        error_set_errno(errp, errno, number, "socket", "Failed to listen on fd socket");
-        return -1;
-    }
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
-    g_unix_set_fd_nonblocking(fd, true, NULL);
     return fd;
 }
 

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define ACCEPT_AGAIN_MS 100
+#define FDS_MAX         16 /* with one message; the system closes what is beyond */
 
 struct Chardev {
     char *id;
@@ -145,12 +146,58 @@ static gboolean on_accept(gint fd, GIOCondition condition, gpointer opaque)
     return G_SOURCE_CONTINUE; /* connected() has destroyed the source */
 }
 
+/* The descriptors of a message; what nobody wants is closed. */
+static void take_descriptors(Chardev *c, struct msghdr *msg)
+{
+    int fds[FDS_MAX];
+
+    for (struct cmsghdr *m = CMSG_FIRSTHDR(msg); m; m = CMSG_NXTHDR(msg, m)) {
+        unsigned n = (m->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+        if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS || n == 0) {
+            continue;
+        }
+        memcpy(fds, CMSG_DATA(m), n * sizeof(int));
+        if (c->user->descriptors) {
+            c->user->descriptors(c->opaque, fds, n);
+        } else {
+            for (unsigned i = 0; i < n; i++) {
+                close(fds[i]);
+            }
+        }
+    }
+}
+
+static ssize_t receive(Chardev *c, char *buf, size_t len)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
+    } control;
+    struct iovec iov = {buf, len};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
+    ssize_t n;
+
+    if (c->is_stdio) {
+        return read(c->in, buf, len);
+    }
+    n = recvmsg(c->in, &msg, MSG_CMSG_CLOEXEC);
+    if (n >= 0) {
+        take_descriptors(c, &msg);
+    }
+    return n;
+}
+
 static gboolean on_readable(gint fd, GIOCondition condition, gpointer opaque)
 {
     Chardev *c = opaque;
     char buf[65536];
-    ssize_t n = read(fd, buf, sizeof(buf));
+    ssize_t n = receive(c, buf, sizeof(buf));
 
+    (void)fd;
     (void)condition;
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
         return G_SOURCE_CONTINUE;

@@ -17,19 +17,15 @@ bool coroutine_fn qmp_qmp_capabilities(const QmpCapabilitiesArg *arg, Error **er
                         "Capabilities negotiation is already complete, command ignored");
         return false;
     }
-    if (arg->enable) {
-        g_autoptr(GString) names = g_string_new(NULL);
-
-        for (const QMPCapabilityList *c = arg->enable; c; c = c->next) {
-            g_string_append_printf(names, "%s%s", names->len ? ", " : "",
-                                   qapi_enum_QMPCapability(c->value));
+    for (const QMPCapabilityList *c = arg->enable; c; c = c->next) {
+        if (s && !qmp_session_offers_oob(s)) {
+            error_set(errp, ERROR_UNSUPPORTED, NULL, "qmp_capabilities",
+                      "Capability %s not available", qapi_enum_QMPCapability(c->value));
+            return false;
         }
-        error_set(errp, ERROR_UNSUPPORTED, NULL, "qmp_capabilities", "Capability %s not available",
-                  names->str);
-        return false;
     }
     if (s) {
-        qmp_session_set_negotiated(s);
+        qmp_session_set_negotiated(s, arg->enable); /* there is but one capability */
     }
     return true;
 }

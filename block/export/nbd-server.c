@@ -15,6 +15,7 @@
 #include "nbd-internal.h"
 #include "qapi-types.h"
 #include "util/log.h"
+#include "util/passed-fd.h"
 #include "util/rcu.h"
 #include <errno.h>
 #include <glib-unix.h>
@@ -430,18 +431,18 @@ static bool listen_inet(NbdServer *s, const InetSocketAddress *a, Error **errp)
 
 static bool listen_fd(NbdServer *s, const FdSocketAddress *a, Error **errp)
 {
-    char *end;
-    guint64 fd = g_ascii_strtoull(a->str, &end, 10);
-    int listening = 0;
+    int fd = passed_fd_socket(a->str, errp), listening = 0;
     socklen_t len = sizeof(listening);
 
-    if (!g_ascii_isdigit(a->str[0]) || *end || fd > INT_MAX ||
-        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening) {
+    if (fd < 0) {
+        return false;
+    }
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening) {
+        close(fd);
         error_set(errp, ERROR_INVALID, a->str, "listen",
                   "File descriptor '%s' is not a listening socket", a->str);
         return false;
     }
-    g_unix_set_fd_nonblocking(fd, true, NULL);
     add_listener(s, fd);
     return true;
 }

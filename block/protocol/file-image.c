@@ -8,6 +8,7 @@
 #include "block/file.h"
 #include "file-lock.h"
 #include "file-open.h"
+#include "util/passed-fd.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,29 +59,42 @@ static bool give_size(int fd, const char *path, uint64_t size, FileSpace space, 
         error_set_errno(errp, errno, path, "create", "Could not sync '%s'", path);
         return false;
     }
-    return file_sync_parent_dir(path, errp);
+    return fdset_is_name(path) || file_sync_parent_dir(path, errp);
+}
+
+/* *ret_made: it came to exist here. */
+static int open_image(const char *path, bool *ret_made)
+{
+    struct stat st;
+    int fd;
+
+    *ret_made = false;
+    if (fdset_is_name(path)) {
+        return file_open_regular(AT_FDCWD, path, O_RDWR, &st);
+    }
+    fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd >= 0 || errno != EEXIST) {
+        *ret_made = fd >= 0;
+        return fd < 0 ? -errno : fd;
+    }
+    fd = file_open_regular(AT_FDCWD, path, O_RDWR | O_CLOEXEC, &st);
+    if (fd == -ENOENT) {
+        /* A symbolic link that leads to nothing yet. */
+        fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        fd = fd < 0 ? -errno : fd;
+    }
+    return fd;
 }
 
 bool file_image_create(const char *path, uint64_t size, FileSpace space, Error **errp)
 {
-    bool made = true, locks, ok;
-    struct stat st;
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    bool made, locks, ok;
+    int fd = open_image(path, &made);
 
-    if (fd < 0 && errno == EEXIST) {
-        made = false;
-        fd = file_open_regular(AT_FDCWD, path, O_RDWR | O_CLOEXEC, &st);
-        if (fd == -ENOENT) {
-            /* A symbolic link that leads to nothing yet. */
-            fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-            fd = fd < 0 ? -errno : fd;
-        } else if (fd == FILE_NOT_REGULAR) {
-            error_set(errp, ERROR_UNSUPPORTED, path, "create",
-                      "Could not create '%s': it is not a regular file", path);
-            return false;
-        }
-    } else if (fd < 0) {
-        fd = -errno;
+    if (fd == FILE_NOT_REGULAR) {
+        error_set(errp, ERROR_UNSUPPORTED, path, "create",
+                  "Could not create '%s': it is not a regular file", path);
+        return false;
     }
     if (fd < 0) {
         error_set_errno(errp, -fd, path, "create", "Could not create '%s'", path);
@@ -96,6 +110,9 @@ bool file_image_create(const char *path, uint64_t size, FileSpace space, Error *
     if (!ok && made) {
         unlink(path);
     }
-    close(fd); /* with it go the locks */
+    if (locks) {
+        file_lock_drop(fd, path, create_locks); /* a passed descriptor is not the last one */
+    }
+    close(fd);
     return ok;
 }

@@ -4,9 +4,10 @@
  *
  * A file is first opened with O_PATH, which has no effect on whatever it is, looked at, and then
  * opened through its entry in /proc/self/fd: that entry leads to the same file without looking the
- * name up again.
+ * name up again.  Names of sets of passed descriptors lead to util/passed-fd.c.
  */
 #include "file-open.h"
+#include "util/passed-fd.h"
 #include <errno.h>
 #include <glib.h>
 #include <stdio.h>
@@ -42,10 +43,25 @@ static int open_through(int fd, int dir, const char *path, int flags, const stru
     return ret;
 }
 
+/* What a client has passed: whatever it is was open already. */
+static int open_passed(const char *path, int flags, struct stat *ret_st)
+{
+    int fd = fdset_open(path, flags);
+
+    if (fd >= 0 && (fstat(fd, ret_st) < 0 || !S_ISREG(ret_st->st_mode))) {
+        close(fd);
+        return FILE_NOT_REGULAR;
+    }
+    return fd;
+}
+
 int file_open_regular(int dir, const char *path, int flags, struct stat *ret_st)
 {
     int name, fd;
 
+    if (fdset_is_name(path)) {
+        return open_passed(path, flags, ret_st);
+    }
     name = openat(dir, path, O_PATH | O_CLOEXEC | (flags & O_NOFOLLOW));
     if (name < 0) {
         return -errno;
@@ -63,9 +79,22 @@ int file_open_regular(int dir, const char *path, int flags, struct stat *ret_st)
 
 int file_reopen(int fd, const char *path, int flags)
 {
-    struct stat st;
+    struct stat st, passed;
+    int ret;
 
-    return fstat(fd, &st) < 0 ? -errno : open_through(fd, AT_FDCWD, path, flags, &st);
+    if (fstat(fd, &st) < 0) {
+        return -errno;
+    }
+    if (fdset_is_name(path)) {
+        ret = open_passed(path, flags, &passed);
+        if (ret >= 0 && same_file(&passed, &st)) {
+            return ret;
+        }
+        if (ret >= 0) {
+            close(ret); /* the set has changed; the file may still be had by itself */
+        }
+    }
+    return open_through(fd, AT_FDCWD, path, flags, &st);
 }
 
 /* ---- O_DIRECT ---- */

@@ -15,6 +15,7 @@
 #include "file-open.h"
 #include "qapi-types.h"
 #include "util/log.h"
+#include "util/passed-fd.h"
 #include "util/worker.h"
 #include <errno.h>
 #include <string.h>
@@ -54,10 +55,15 @@ static bool open_failed(const OpenJob *j, int ret, bool writable)
     return false;
 }
 
-static bool can_write(int fd)
+static bool can_write(const char *name, int fd)
 {
     char proc[32];
 
+    if (fdset_is_name(name)) {
+        int other = fdset_open(name, O_RDWR);
+
+        return other >= 0 && close(other) == 0;
+    }
     g_snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
     return faccessat(AT_FDCWD, proc, W_OK, AT_EACCESS) == 0;
 }
@@ -95,7 +101,7 @@ static int open_on_worker(void *opaque)
         if (n->cache_direct) {
             file_direct_alignment(fd, &j->limits.request_alignment, &j->limits.memory_alignment);
         }
-        j->cannot_write = !j->read_only && n->auto_read_only && !can_write(fd);
+        j->cannot_write = !j->read_only && n->auto_read_only && !can_write(n->filename, fd);
         s->writable = writable;
         s->fd = fd;
         return 0;

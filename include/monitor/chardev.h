@@ -16,6 +16,8 @@ typedef struct Chardev Chardev;
 
 typedef struct ChardevUser {
     void (*opened)(void *opaque);
+    /* Descriptors came with the bytes that follow; all are the callee's.  NULL: they are closed. */
+    void (*descriptors)(void *opaque, const int *fds, unsigned n);
     void (*received)(void *opaque, const char *data, size_t len);
     /* The peer is gone; what was queued for it is dropped. */
     void (*closed)(void *opaque);
