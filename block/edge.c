@@ -80,11 +80,31 @@ bool node_reaches(const Node *from, const Node *n)
         return true;
     }
     for (guint i = 0; i < from->children->len; i++) {
-        if (node_reaches(((Edge *)g_ptr_array_index(from->children, i))->target, n)) {
+        const Edge *e = g_ptr_array_index(from->children, i);
+
+        if (!e->leaving && node_reaches(e->target, n)) {
             return true;
         }
     }
     return false;
+}
+
+Edge *edge_join(Node *n, Node *parent, const char *name, EdgeRole role)
+{
+    Edge *e = edge_new(n, parent, NULL, NULL, name, role, PERM_NONE, PERM_ALL);
+
+    e->joining = true;
+    return e;
+}
+
+void edge_unjoin(Edge *e)
+{
+    Node *target = e->target;
+
+    unlink_edge(e);
+    g_free(e->name);
+    g_free(e);
+    node_unref(target);
 }
 
 Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, void *opaque,
@@ -174,5 +194,19 @@ void edge_settled(Edge *e)
 {
     if (e->owner && e->owner->resized) {
         e->owner->resized(e->owner_opaque);
+    }
+}
+
+void node_resized(Node *n)
+{
+    for (guint i = 0; i < n->parents->len; i++) {
+        Edge *e = g_ptr_array_index(n->parents, i);
+
+        if (e->parent && e->role == EDGE_FILTERED && e->parent->driver->child_resized) {
+            e->parent->driver->child_resized(e->parent);
+            node_resized(e->parent);
+        } else {
+            edge_settled(e);
+        }
     }
 }

@@ -25,8 +25,29 @@ void coroutine_fn node_detach_children(Node *n);
 bool node_reaches(const Node *from, const Node *n);
 /* At the cut: the control thread's view of an edge. */
 void edge_retarget(Edge *e, Node *target);
+/* Tells the users of n that its size is another; filters and raw nodes above that have no size of their own follow. */
+void node_resized(Node *n);
 /* An edge's change is folded. */
 void edge_settled(Edge *e);
+
+/* ---- open.c ---- */
+
+/* The options that every driver has, and that decide what a node is like. */
+typedef struct NodeFlags {
+    bool read_only, auto_read_only; /* as asked for */
+    bool cache_direct, cache_no_flush, discard_unmap, force_share;
+    DetectZeroes detect_zeroes;
+} NodeFlags;
+/* Those that options say; fills in read-only. */
+bool options_flags(const char *name, struct BlockdevOptions *o, bool read_only_default,
+                   NodeFlags *ret, Error **errp);
+NodeFlags node_flags(const Node *n);
+/* All but read_only, which is the caller's. */
+void node_set_flags(Node *n, const NodeFlags *f);
+/* Fills in what a child that is defined in place has from its parent. */
+void options_inherit(struct BlockdevOptions *o, const NodeFlags *parent, EdgeRole role);
+/* Formats and filters: n->filename, if it is not set. */
+void node_set_filename(Node *n);
 
 /* ---- perm.c ---- */
 
@@ -37,6 +58,25 @@ bool coroutine_fn perm_refresh(Node *n, Error **errp);
 void coroutine_fn perm_lower(Node *n);
 /* "write, resize" of a set of Perm. */
 char *perm_names(unsigned perm);
+
+/* An update of any number of nodes, with what marks on edges and nodes say (`leaving`, `reopening`).  Between begin and end no other update
+ * runs; after a successful prepare comes exactly one of apply and abort. */
+typedef struct PermPlan PermPlan;
+PermPlan *coroutine_fn perm_plan_begin(void);
+void perm_plan_add(PermPlan *p, Node *n);
+bool coroutine_fn perm_plan_prepare(PermPlan *p, Error **errp);
+void perm_plan_apply(PermPlan *p);
+void perm_plan_abort(PermPlan *p);
+/* The i-th node of the plan, parents before children; NULL: there are no more. */
+Node *perm_plan_node(const PermPlan *p, unsigned i);
+void perm_plan_end(PermPlan *p);
+
+/* ---- edge.c ---- */
+
+/* An edge that nobody uses yet and that has no permissions; for a plan. */
+Edge *edge_join(Node *n, Node *parent, const char *name, EdgeRole role);
+/* Takes back edge_join(). */
+void edge_unjoin(Edge *e);
 
 /* ---- change.c ---- */
 void change_arm_edge(Change *c, Edge *e, Node *new_node);

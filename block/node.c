@@ -97,6 +97,7 @@ Node *node_alloc(const BlockDriver *driver, const char *name)
     n->serial = ++last_serial;
     pthread_mutex_init(&n->wait_lock, NULL);
     co_queue_init(&n->waiters);
+    g_queue_init(&n->gate_held);
     co_mutex_init(&n->flush_lock);
     co_range_lock_init(&n->rmw_lock);
     return n;
@@ -105,12 +106,20 @@ Node *node_alloc(const BlockDriver *driver, const char *name)
 static void node_free(Node *n)
 {
     g_assert(n->parents->len == 0 && n->children->len == 0);
+    for (guint i = 0; i < nodes->len; i++) {
+        Node *other = g_ptr_array_index(nodes, i);
+
+        if (other->opened_by == n) {
+            other->opened_by = n->opened_by; /* what defined n in place defined it too */
+        }
+    }
     co_range_lock_destroy(&n->rmw_lock);
     co_mutex_destroy(&n->flush_lock);
     pthread_mutex_destroy(&n->wait_lock);
     g_ptr_array_free(n->parents, true);
     g_ptr_array_free(n->children, true);
     qapi_free_BlockdevOptions(n->options);
+    qapi_free_BlockdevOptions(n->given);
     g_free(n->filename);
     g_free(n->name);
     g_free(n->state);

@@ -40,41 +40,79 @@ static char *take_name(const BlockdevOptions *o, const void *reserver, const voi
     return node_name_reserve(name, token, errp) ? g_steal_pointer(&name) : NULL;
 }
 
-static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **errp)
+bool options_flags(const char *name, BlockdevOptions *o, bool read_only_default, NodeFlags *ret,
+                   Error **errp)
 {
     if (!o->has_read_only) {
         o->has_read_only = true;
-        o->read_only = flags & NODE_OPEN_READ_ONLY;
+        o->read_only = read_only_default;
     }
-    n->user_read_only = o->read_only;
-    atomic_store(&n->read_only, o->read_only);
-    n->auto_read_only = o->has_auto_read_only && o->auto_read_only;
-    n->cache_direct = o->cache && o->cache->has_direct && o->cache->direct;
-    n->cache_no_flush = o->cache && o->cache->has_no_flush && o->cache->no_flush;
-    n->discard_unmap = o->has_discard && o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
-    n->force_share = o->has_force_share && o->force_share;
+    *ret = (NodeFlags){
+        .read_only = o->read_only,
+        .auto_read_only = o->has_auto_read_only && o->auto_read_only,
+        .cache_direct = o->cache && o->cache->has_direct && o->cache->direct,
+        .cache_no_flush = o->cache && o->cache->has_no_flush && o->cache->no_flush,
+        .discard_unmap = o->has_discard && o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP,
+        .force_share = o->has_force_share && o->force_share,
+    };
     if (o->has_detect_zeroes) {
-        n->detect_zeroes =
+        ret->detect_zeroes =
             o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP ? DETECT_ZEROES_UNMAP
             : o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_ON  ? DETECT_ZEROES_ON
                                                                      : DETECT_ZEROES_OFF;
     }
-    if (n->detect_zeroes == DETECT_ZEROES_UNMAP && !n->discard_unmap) {
-        error_set(errp, ERROR_INVALID, n->name, "open",
+    if (ret->detect_zeroes == DETECT_ZEROES_UNMAP && !ret->discard_unmap) {
+        error_set(errp, ERROR_INVALID, name, "open",
                   "setting detect-zeroes to unmap is not allowed without setting discard operation "
                   "to unmap");
         return false;
     }
-    if (n->force_share && !o->read_only) {
-        error_set(errp, ERROR_INVALID, n->name, "open",
+    if (ret->force_share && !ret->read_only) {
+        error_set(errp, ERROR_INVALID, name, "open",
                   "force-share=on can only be used with read-only images");
         return false;
     }
     return true;
 }
 
+NodeFlags node_flags(const Node *n)
+{
+    return (NodeFlags){
+        .read_only = n->user_read_only,
+        .auto_read_only = n->auto_read_only,
+        .cache_direct = n->cache_direct,
+        .cache_no_flush = n->cache_no_flush,
+        .discard_unmap = n->discard_unmap,
+        .force_share = n->force_share,
+        .detect_zeroes = n->detect_zeroes,
+    };
+}
+
+void node_set_flags(Node *n, const NodeFlags *f)
+{
+    n->user_read_only = f->read_only;
+    n->auto_read_only = f->auto_read_only;
+    n->cache_direct = f->cache_direct;
+    n->cache_no_flush = f->cache_no_flush;
+    n->discard_unmap = f->discard_unmap;
+    n->force_share = f->force_share;
+    n->detect_zeroes = f->detect_zeroes;
+}
+
+static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **errp)
+{
+    NodeFlags f;
+
+    if (!options_flags(n->name, o, flags & NODE_OPEN_READ_ONLY, &f, errp)) {
+        return false;
+    }
+    node_set_flags(n, &f);
+    atomic_store(&n->read_only, f.read_only);
+    return true;
+}
+
 /* For people and for backing strings. */
-static void set_filename(Node *n)
+void node_set_filename(Node *n)
 {
     const BlockdevOptions *o = n->options;
 
@@ -98,8 +136,10 @@ static void set_filename(Node *n)
     n->filename = g_strdup(n->file->target->filename);
 }
 
-static Node *coroutine_fn open_node(const BlockdevOptions *options, unsigned flags,
-                                    const void *reserver, Node *opening_for, Error **errp)
+/* options: with what is inherited; given: without. */
+static Node *coroutine_fn open_node(const BlockdevOptions *options, const BlockdevOptions *given,
+                                    unsigned flags, const void *reserver, Node *opened_by,
+                                    Node *opening_for, Error **errp)
 {
     const char *driver_name = qapi_enum_BlockdevDriver(options->driver);
     const BlockDriver *drv = driver_find(driver_name);
@@ -118,6 +158,8 @@ static Node *coroutine_fn open_node(const BlockdevOptions *options, unsigned fla
     n = node_alloc(drv, name);
     n->auto_name = !options->node_name;
     n->options = qapi_copy_BlockdevOptions(options);
+    n->given = qapi_copy_BlockdevOptions(given);
+    n->opened_by = opened_by;
     n->hidden = flags & NODE_OPEN_HIDDEN;
     n->opening_for = opening_for;
     n->backing_overridden = flags & NODE_OPEN_NO_BACKING;
@@ -126,7 +168,7 @@ static Node *coroutine_fn open_node(const BlockdevOptions *options, unsigned fla
         node_discard(n);
         return NULL;
     }
-    set_filename(n);
+    node_set_filename(n);
     n->opening_for = NULL;
     node_name_release(name, &token);
     node_register(n);
@@ -136,7 +178,7 @@ static Node *coroutine_fn open_node(const BlockdevOptions *options, unsigned fla
 Node *coroutine_fn node_open(const BlockdevOptions *options, unsigned flags, const void *reserver,
                              Error **errp)
 {
-    return open_node(options, flags, reserver, NULL, errp);
+    return open_node(options, options, flags, reserver, NULL, NULL, errp);
 }
 
 void node_show(Node *n)
@@ -166,7 +208,7 @@ Node *node_lookup(const char *device, const char *node_name, Error **errp)
 
 /* ---- children ---- */
 
-static void inherit(BlockdevOptions *o, const Node *parent, EdgeRole role)
+void options_inherit(BlockdevOptions *o, const NodeFlags *parent, EdgeRole role)
 {
     if (!o->cache) {
         o->cache = g_new0(BlockdevCacheOptions, 1);
@@ -187,7 +229,7 @@ static void inherit(BlockdevOptions *o, const Node *parent, EdgeRole role)
     }
     if (!o->has_read_only) {
         o->has_read_only = true;
-        o->read_only = parent->user_read_only;
+        o->read_only = parent->read_only;
     }
     if (!o->has_auto_read_only) {
         o->has_auto_read_only = true;
@@ -241,8 +283,9 @@ static Node *coroutine_fn find_child(Node *n, const char *name, Error **errp)
 }
 
 typedef struct OpenTask {
-    BlockdevOptions *options;
+    const BlockdevOptions *options, *given;
     unsigned flags;
+    Node *opened_by;
     Node *opening_for;
     Node *node;
     Error **errp;
@@ -253,20 +296,27 @@ static void coroutine_fn open_task(void *opaque)
 {
     OpenTask *t = opaque;
 
-    t->node = open_node(t->options, t->flags, NULL, t->opening_for, t->errp);
+    t->node =
+        open_node(t->options, t->given, t->flags, NULL, t->opened_by, t->opening_for, t->errp);
     co_group_done(&t->done);
 }
 
 /* Opens on a stack of its own: chains may be deep. */
-static Node *coroutine_fn open_below(Node *n, BlockdevOptions *options, EdgeRole role, Error **errp)
+static Node *coroutine_fn open_below(Node *n, const BlockdevOptions *given, EdgeRole role,
+                                     Error **errp)
 {
+    g_autoptr(BlockdevOptions) options = qapi_copy_BlockdevOptions(given);
+    NodeFlags flags = node_flags(n);
     OpenTask t = {
         .options = options,
+        .given = given,
+        .opened_by = n,
         .flags = n->hidden ? NODE_OPEN_HIDDEN : 0,
         .opening_for = role == EDGE_COW ? n : NULL,
         .errp = errp,
     };
 
+    options_inherit(options, &flags, role);
     co_group_init(&t.done);
     co_group_add(&t.done, 1);
     co_start(open_task, &t);
@@ -275,20 +325,11 @@ static Node *coroutine_fn open_below(Node *n, BlockdevOptions *options, EdgeRole
     return t.node;
 }
 
-static Node *coroutine_fn open_definition(Node *n, const BlockdevOptions *definition, EdgeRole role,
-                                          Error **errp)
-{
-    g_autoptr(BlockdevOptions) o = qapi_copy_BlockdevOptions(definition);
-
-    inherit(o, n, role);
-    return open_below(n, o, role, errp);
-}
-
 bool coroutine_fn node_open_child(Node *n, const BlockdevRef *ref, const char *name, EdgeRole role,
                                   Error **errp)
 {
     Node *child = ref->type == QAPI_KIND_STRING ? find_child(n, ref->u.reference, errp)
-                                                : open_definition(n, ref->u.definition, role, errp);
+                                                : open_below(n, ref->u.definition, role, errp);
 
     return child && attach_child(n, child, name, role, errp);
 }
@@ -424,7 +465,6 @@ static bool coroutine_fn open_from_header(Node *n, const char *file, const char 
     Node *child;
 
     if (o) {
-        inherit(o, n, EDGE_COW);
         child = open_below(n, o, EDGE_COW, errp);
         if (child) {
             return attach_child(n, child, "backing", EDGE_COW, errp);
@@ -456,7 +496,7 @@ bool coroutine_fn node_open_backing(Node *n, const BlockdevRefOrNull *option, co
         child = find_child(n, option->u.reference, errp);
         break;
     default:
-        child = open_definition(n, option->u.definition, EDGE_COW, errp);
+        child = open_below(n, option->u.definition, EDGE_COW, errp);
         break;
     }
     return child && attach_child(n, child, "backing", EDGE_COW, errp);

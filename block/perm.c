@@ -8,9 +8,11 @@
  *
  * An update is a plan first: nodes in an order in which every parent comes before its children, with new values for each; conflicts
  * and read-only nodes are found there, with nothing changed.  Then the protocol drivers take their locks, and only when all
- * have them the plan is applied.  A coroutine can be suspended while locks are taken: updates of the graph follow each other
+ * have them the plan is applied.  Reopening has a plan of its own in which edges are marked as joining (in the lists already, not used yet) or
+ * leaving (in the lists still), and nodes have a `reopening`, which says what they will be.  A coroutine can be suspended while locks are taken: updates of the graph follow each other
  * (update_lock).
  */
+#include "block/reopen.h"
 #include "node-internal.h"
 #include <string.h>
 
@@ -26,11 +28,11 @@ typedef struct PlanNode {
     bool prepared;
 } PlanNode;
 
-typedef struct Plan {
+struct PermPlan {
     GPtrArray *order;  /* PlanNode *, parents first */
     GHashTable *seen;  /* Node * */
     GHashTable *edges; /* Edge * -> PlanEdge * : edges whose values change with the plan */
-} Plan;
+};
 
 char *perm_names(unsigned perm)
 {
@@ -45,7 +47,7 @@ char *perm_names(unsigned perm)
     return g_string_free(s, false);
 }
 
-static void plan_visit(Plan *p, Node *n)
+static void plan_visit(PermPlan *p, Node *n)
 {
     PlanNode *pn;
 
@@ -60,17 +62,13 @@ static void plan_visit(Plan *p, Node *n)
     g_ptr_array_insert(p->order, 0, pn);
 }
 
-static void plan_free(Plan *p)
-{
-    g_ptr_array_free(p->order, true);
-    g_hash_table_destroy(p->seen);
-    g_hash_table_destroy(p->edges);
-}
-
-static PlanEdge edge_values(const Plan *p, const Edge *e)
+static PlanEdge edge_values(const PermPlan *p, const Edge *e)
 {
     PlanEdge *pe = g_hash_table_lookup(p->edges, e);
 
+    if (e->leaving) {
+        return (PlanEdge){0, PERM_ALL};
+    }
     return pe ? *pe : (PlanEdge){e->perm, e->shared};
 }
 
@@ -82,7 +80,7 @@ static char *describe_parent(const Edge *e)
     return e->owner->describe(e->owner_opaque);
 }
 
-static bool check_conflicts(const Plan *p, const Node *n, Error **errp)
+static bool check_conflicts(const PermPlan *p, const Node *n, Error **errp)
 {
     for (guint i = 0; i < n->parents->len; i++) {
         const Edge *a = g_ptr_array_index(n->parents, i);
@@ -108,7 +106,7 @@ static bool check_conflicts(const Plan *p, const Node *n, Error **errp)
 }
 
 /* Values for one node from its (planned) edges, and for the edges to its children. */
-static bool plan_node(Plan *p, PlanNode *pn, bool check, Error **errp)
+static bool plan_node(PermPlan *p, PlanNode *pn, bool check, Error **errp)
 {
     Node *n = pn->node;
 
@@ -124,8 +122,14 @@ static bool plan_node(Plan *p, PlanNode *pn, bool check, Error **errp)
         if (!check_conflicts(p, n, errp)) {
             return false;
         }
+        if (n->reopening && n->reopening->read_only &&
+            (pn->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED))) {
+            error_set(errp, ERROR_PERMISSION, n->name, "permissions",
+                      "Read-only block node '%s' cannot support read-write users", n->name);
+            return false;
+        }
         if ((pn->perm & ~n->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED)) &&
-            atomic_load_explicit(&n->read_only, memory_order_relaxed)) {
+            node_will_be_read_only(n)) {
             error_set(errp, ERROR_PERMISSION, n->name, "permissions", "Block node is read-only");
             return false;
         }
@@ -137,6 +141,11 @@ static bool plan_node(Plan *p, PlanNode *pn, bool check, Error **errp)
         Edge *e = g_ptr_array_index(n->children, i);
         PlanEdge *pe = g_new0(PlanEdge, 1);
 
+        if (e->leaving) {
+            *pe = (PlanEdge){0, PERM_ALL};
+            g_hash_table_insert(p->edges, e, pe);
+            continue;
+        }
         n->driver->child_perm(n, e->role, pn->perm, pn->shared, &pe->perm, &pe->shared);
         if (e->unsettled) {
             pe->shared = PERM_ALL;
@@ -149,7 +158,7 @@ static bool plan_node(Plan *p, PlanNode *pn, bool check, Error **errp)
     return true;
 }
 
-static void plan_abort(Plan *p)
+static void plan_abort(PermPlan *p)
 {
     for (guint i = 0; i < p->order->len; i++) {
         PlanNode *pn = g_ptr_array_index(p->order, i);
@@ -160,7 +169,7 @@ static void plan_abort(Plan *p)
     }
 }
 
-static void plan_apply(Plan *p)
+static void plan_apply(PermPlan *p)
 {
     GHashTableIter iter;
     gpointer key, value;
@@ -184,41 +193,95 @@ static void plan_apply(Plan *p)
     }
 }
 
-static bool coroutine_fn perm_update(Node *n, bool check, Error **errp)
+PermPlan *coroutine_fn perm_plan_begin(void)
 {
     static bool initialised;
-    Plan p = {
-        .order = g_ptr_array_new_with_free_func(g_free),
-        .seen = g_hash_table_new(NULL, NULL),
-        .edges = g_hash_table_new_full(NULL, NULL, NULL, g_free),
-    };
-    bool ok = true;
+    PermPlan *p;
 
     if (!initialised) {
         co_mutex_init(&update_lock);
         initialised = true;
     }
     co_mutex_lock(&update_lock);
-    plan_visit(&p, n);
-    for (guint i = 0; i < p.order->len && ok; i++) {
-        ok = plan_node(&p, g_ptr_array_index(p.order, i), check, errp);
+    p = g_new0(PermPlan, 1);
+    p->order = g_ptr_array_new_with_free_func(g_free);
+    p->seen = g_hash_table_new(NULL, NULL);
+    p->edges = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    return p;
+}
+
+void perm_plan_add(PermPlan *p, Node *n)
+{
+    plan_visit(p, n);
+}
+
+static bool values_change(const PlanNode *pn)
+{
+    return pn->perm != pn->node->perm || pn->shared != pn->node->shared || pn->node->reopening;
+}
+
+static bool coroutine_fn plan_prepare(PermPlan *p, bool check, Error **errp)
+{
+    bool ok = true;
+
+    for (guint i = 0; i < p->order->len && ok; i++) {
+        ok = plan_node(p, g_ptr_array_index(p->order, i), check, errp);
     }
-    for (guint i = 0; i < p.order->len && ok; i++) {
-        PlanNode *pn = g_ptr_array_index(p.order, i);
+    for (guint i = 0; i < p->order->len && ok; i++) {
+        PlanNode *pn = g_ptr_array_index(p->order, i);
         const BlockDriver *drv = pn->node->driver;
 
-        if (drv->perm_prepare && (pn->perm != pn->node->perm || pn->shared != pn->node->shared)) {
+        if (drv->perm_prepare && values_change(pn)) {
             ok = drv->perm_prepare(pn->node, pn->perm, pn->shared, errp);
             pn->prepared = ok;
         }
     }
-    if (ok) {
-        plan_apply(&p);
-    } else {
-        plan_abort(&p);
+    if (!ok) {
+        plan_abort(p);
     }
+    return ok;
+}
+
+bool coroutine_fn perm_plan_prepare(PermPlan *p, Error **errp)
+{
+    return plan_prepare(p, true, errp);
+}
+
+void perm_plan_abort(PermPlan *p)
+{
+    plan_abort(p);
+}
+
+void perm_plan_apply(PermPlan *p)
+{
+    plan_apply(p);
+}
+
+Node *perm_plan_node(const PermPlan *p, unsigned i)
+{
+    return i < p->order->len ? ((PlanNode *)g_ptr_array_index(p->order, i))->node : NULL;
+}
+
+void perm_plan_end(PermPlan *p)
+{
     co_mutex_unlock(&update_lock);
-    plan_free(&p);
+    g_ptr_array_free(p->order, true);
+    g_hash_table_destroy(p->seen);
+    g_hash_table_destroy(p->edges);
+    g_free(p);
+}
+
+static bool coroutine_fn perm_update(Node *n, bool check, Error **errp)
+{
+    PermPlan *p = perm_plan_begin();
+    bool ok;
+
+    perm_plan_add(p, n);
+    ok = plan_prepare(p, check, errp);
+    if (ok) {
+        plan_apply(p);
+    }
+    perm_plan_end(p);
     return ok;
 }
 
@@ -249,7 +312,7 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
     }
     *perm = PERM_CONSISTENT_READ |
             (parent_perm & PERM_ALL & ~(PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE));
-    if (!atomic_load_explicit(&n->read_only, memory_order_relaxed)) {
+    if (!node_will_be_read_only(n)) {
         /* Metadata is written whether or not a parent writes. */
         *perm |= PERM_WRITE | PERM_RESIZE;
     }

@@ -89,7 +89,12 @@ static BlockdevChildList *children_info(const Node *n)
 
     for (guint i = n->children->len; i-- > 0;) {
         Edge *e = g_ptr_array_index(n->children, i);
-        BlockdevChildList *item = g_new0(BlockdevChildList, 1);
+        BlockdevChildList *item;
+
+        if (e->joining) {
+            continue;
+        }
+        item = g_new0(BlockdevChildList, 1);
 
         item->value = g_new0(BlockdevChild, 1);
         item->value->child = g_strdup(e->name);

@@ -18,6 +18,8 @@
  *
  * Hold.  A write that finds the change HELD is un-counted again, waits in the change's queue (hold.c) and starts over.
  *
+ * Gate.  A request of any kind that finds the node's gate closed is un-counted again, waits there (gate.c) and starts over.
+ *
  * How a request is counted: as its kind, but as a read through EDGE_COW edges and below them (REQ_BELOW_COW): nothing is ever
  * written that way, and a guest's write that copies from the old node must not look like an old write to it.
  *
@@ -26,6 +28,7 @@
 #include "block/change.h"
 #include "block/count.h"
 #include "change-internal.h"
+#include "gate.h"
 #include "io-internal.h"
 
 void request_begin(Request *r, RequestKind kind)
@@ -33,6 +36,7 @@ void request_begin(Request *r, RequestKind kind)
     r->kind = kind;
     r->slot = loop_slot_self();
     r->npins = 0;
+    r->passes_gates = false;
     r->more = NULL;
 }
 
@@ -88,6 +92,20 @@ static bool decided_old(const Request *r, const Change *c)
     return false;
 }
 
+/* Who is in the node already goes on: it is being waited for. */
+static bool passes_gate(const Request *r, const Node *n)
+{
+    if (r->passes_gates) {
+        return true;
+    }
+    for (unsigned i = 0; i < r->npins; i++) {
+        if (pin_at(r, i)->node == n) {
+            return true;
+        }
+    }
+    return false;
+}
+
 Node *edge_enter_flags(Edge *e, Request *r, unsigned flags)
 {
     RequestKind kind = e->role == EDGE_COW || (flags & REQ_BELOW_COW) ? REQUEST_READ : r->kind;
@@ -125,6 +143,12 @@ again:
             rcu_end();
             goto again;
         }
+    }
+    if (G_UNLIKELY(atomic_load_explicit(&n->gate, memory_order_acquire) != GATE_OPEN) &&
+        !passes_gate(r, n)) {
+        count_end(n, r->slot, kind);
+        gate_wait(n); /* ends the read section */
+        goto again;
     }
     rcu_end();
     pin(r, e, n, kind);

@@ -8,6 +8,7 @@
  * With `size` it is fixed, and the child must not be resized by others.
  */
 #include "block/driver.h"
+#include "block/reopen.h"
 #include "qapi-types.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -27,10 +28,10 @@ static uint64_t round_up(uint64_t v)
 }
 
 /* The disk's size, from the child's. */
-static bool window_size(const Node *n, const BlockdevOptionsRaw *o, uint64_t *ret_size,
-                        Error **errp)
+static bool window_size(const Node *n, const BlockdevOptionsRaw *o, const Edge *file,
+                        uint64_t *ret_size, Error **errp)
 {
-    uint64_t have = atomic_load(&n->file->target->size);
+    uint64_t have = atomic_load(&file->target->size);
     int64_t offset = o->has_offset ? o->offset : 0;
 
     if (offset < 0 || (o->has_size && o->size < 0)) {
@@ -68,17 +69,24 @@ static bool window_size(const Node *n, const BlockdevOptionsRaw *o, uint64_t *re
     return true;
 }
 
+static RawState state_of(const BlockdevOptionsRaw *o)
+{
+    return (RawState){
+        .offset = o->has_offset && o->offset > 0 ? o->offset : 0,
+        .has_size = o->has_size,
+        .window = (o->has_offset && o->offset > 0) || o->has_size,
+    };
+}
+
 static bool coroutine_fn raw_open(Node *n, const BlockdevOptions *options, Error **errp)
 {
     const BlockdevOptionsRaw *o = &options->u.raw;
     RawState *s = n->state;
     uint64_t size;
 
-    s->offset = o->has_offset && o->offset > 0 ? o->offset : 0;
-    s->has_size = o->has_size;
-    s->window = o->has_offset || o->has_size;
+    *s = state_of(o);
     if (!node_open_child(n, o->file, "file", EDGE_FILTERED, errp) ||
-        !window_size(n, o, &size, errp)) {
+        !window_size(n, o, n->file, &size, errp)) {
         return false;
     }
     atomic_store(&n->size, size);
@@ -89,10 +97,56 @@ static bool coroutine_fn raw_open(Node *n, const BlockdevOptions *options, Error
     return true;
 }
 
+/* ---- reopening ---- */
+
+static const char *const reopen_options[] = {"offset", "size", NULL};
+
+static bool coroutine_fn raw_reopen_prepare(Node *n, Reopen *r, Error **errp)
+{
+    const RawState *now = n->state;
+    RawState *s = g_new0(RawState, 1);
+    uint64_t size;
+
+    *s = state_of(&r->options->u.raw);
+    r->state = s;
+    r->hold |= s->offset != now->offset || s->has_size != now->has_size;
+    if (r->auto_read_only && node_will_be_read_only(r->file->target)) {
+        r->read_only = true;
+    }
+    return window_size(n, &r->options->u.raw, r->file, &size, errp);
+}
+
+static void coroutine_fn raw_reopen_switch(Node *n, Reopen *r)
+{
+    const BlockdevOptionsRaw *o = &r->options->u.raw;
+    uint64_t have = atomic_load(&r->file->target->size);
+    RawState *s = n->state;
+
+    *s = *(RawState *)r->state;
+    atomic_store(&n->size, s->has_size ? (uint64_t)o->size : round_up(have - MIN(have, s->offset)));
+}
+
+static void coroutine_fn raw_reopen_end(Node *n, Reopen *r, bool done)
+{
+    (void)n;
+    (void)done;
+    g_clear_pointer(&r->state, g_free);
+}
+
+static void raw_child_resized(Node *n)
+{
+    const RawState *s = n->state;
+    uint64_t have = atomic_load(&n->file->target->size);
+
+    if (!s->has_size) {
+        atomic_store(&n->size, round_up(have - MIN(have, s->offset)));
+    }
+}
+
 static void raw_child_perm(const Node *n, EdgeRole role, unsigned parent_perm,
                            unsigned parent_shared, unsigned *perm, unsigned *shared)
 {
-    const RawState *s = n->state;
+    const RawState *s = n->reopening ? n->reopening->state : n->state;
 
     filter_child_perm(n, role, parent_perm, parent_shared, perm, shared);
     if (s->has_size) {
@@ -205,7 +259,12 @@ const BlockDriver driver_raw = {
     .name = "raw",
     .state_size = sizeof(RawState),
     .open = raw_open,
+    .reopen_options = reopen_options,
+    .reopen_prepare = raw_reopen_prepare,
+    .reopen_switch = raw_reopen_switch,
+    .reopen_end = raw_reopen_end,
     .child_perm = raw_child_perm,
+    .child_resized = raw_child_resized,
     .create = raw_create,
     .preadv = raw_preadv,
     .pwritev = raw_pwritev,

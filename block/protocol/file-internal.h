@@ -5,6 +5,7 @@
  *   file.c       options, opening and closing
  *   file-perm.c  locks and descriptors that follow permissions
  *   file-io.c    requests
+ *   file-reopen.c  other options
  *
  * The one descriptor number.  `fd` is a number that stays the same from open to close.  When the
  * file is to be used read-only or writable from now on, a new description of it is made beside,
@@ -44,6 +45,7 @@ typedef struct FileState {
     int next_fd;     /* to be put under fd; holds held | extra; -1: fd stays as it is */
     int old_dup; /* duplicate of fd, by which its locks are given up in the end; -1: as next_fd */
     bool next_writable;
+    NodeLimits next_limits;
     /* from ro_prepare to its commit or abort */
     int ro_fd;  /* -1: none */
     int ro_dup; /* a number for what fd is open on at commit; -1: none */
@@ -62,6 +64,13 @@ void file_perm_abort(Node *n);
 bool coroutine_fn file_ro_prepare(Node *n, Error **errp);
 void coroutine_fn file_ro_commit(Node *n);
 void coroutine_fn file_ro_abort(Node *n);
+
+/* ---- file-reopen.c ---- */
+extern const char *const file_reopen_options[];
+bool coroutine_fn file_reopen_prepare(Node *n, struct Reopen *r, Error **errp);
+void coroutine_fn file_reopen_switch(Node *n, struct Reopen *r);
+/* True if the file that fd is open on may be opened for writing. */
+bool file_can_write(const char *name, int fd);
 
 /* ---- file-io.c ---- */
 uint64_t file_node_size(uint64_t file_size);

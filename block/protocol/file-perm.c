@@ -18,26 +18,33 @@
  *     dup3() over the number           old description lives on in requests in flight
  *     locks of the old one dropped     by a duplicate, so it does not matter when those end
  */
+#include "block/reopen.h"
 #include "file-internal.h"
 #include "file-open.h"
 #include "util/log.h"
 #include "util/worker.h"
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
 #define WRITE_LIKE (PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE)
 
+static bool will_be_direct(const Node *n)
+{
+    return n->reopening ? n->reopening->cache_direct : n->cache_direct;
+}
+
 int file_open_flags(const Node *n, bool writable)
 {
-    return (writable ? O_RDWR : O_RDONLY) | (n->cache_direct ? O_DIRECT : 0);
+    return (writable ? O_RDWR : O_RDONLY) | (will_be_direct(n) ? O_DIRECT : 0);
 }
 
 /* A read-only node writes nothing, also while its parents have not given up yet (an old node after
  * its cut). */
 static unsigned needed(const Node *n, unsigned perm)
 {
-    return atomic_load(&((Node *)n)->read_only) ? perm & ~WRITE_LIKE : perm;
+    return node_will_be_read_only(n) ? perm & ~WRITE_LIKE : perm;
 }
 
 static FileLocks locks_for(const Node *n, unsigned perm, unsigned shared)
@@ -105,24 +112,48 @@ typedef struct PermJob {
     Error **errp;
 } PermJob;
 
+/* Must the file be opened anew? */
+static bool wants_next(const PermJob *j)
+{
+    const Node *n = j->node;
+    const FileState *s = n->state;
+
+    if (n->reopening) {
+        return j->write != s->writable || n->reopening->cache_direct != n->cache_direct;
+    }
+    return j->write != s->writable && (j->write || n->auto_read_only);
+}
+
 static bool open_next(PermJob *j)
 {
     Node *n = j->node;
     FileState *s = n->state;
+    bool direct_changes = will_be_direct(n) != n->cache_direct;
     int ret;
 
-    if (j->write == s->writable || (!j->write && !n->auto_read_only)) {
+    if (!wants_next(j)) {
         return true;
     }
     ret = open_beside(n, j->write, &s->next_fd, &s->old_dup);
-    if (ret < 0 && !j->write) {
+    if (ret < 0 && !j->write && !direct_changes) {
         return true; /* then it stays writable */
+    }
+    if (ret == -EINVAL && direct_changes) {
+        error_set(j->errp, ERROR_UNSUPPORTED, n->filename, "open",
+                  "Could not open '%s': filesystem does not support O_DIRECT", n->filename);
+        return false;
     }
     if (ret < 0) {
         error_set_errno(j->errp, -ret, n->filename, "open", "Could not open '%s'", n->filename);
         return false;
     }
     s->next_writable = j->write;
+    s->next_limits =
+        (NodeLimits){.request_alignment = 1, .memory_alignment = 1, .max_iov = IOV_MAX};
+    if (will_be_direct(n)) {
+        file_direct_alignment(s->next_fd, &s->next_limits.request_alignment,
+                              &s->next_limits.memory_alignment);
+    }
     if (s->locking &&
         !file_lock_take(s->next_fd, n->filename, file_locks_or(s->held, s->extra), j->errp)) {
         close_fd(&s->next_fd);
@@ -170,6 +201,9 @@ bool coroutine_fn file_perm_prepare(Node *n, unsigned perm, unsigned shared, Err
     co_mutex_lock(&s->control_lock); /* until commit or abort */
     j.want = locks_for(n, perm, shared);
     j.write = needed(n, perm) & WRITE_LIKE;
+    if (n->reopening && !n->reopening->read_only && !n->reopening->auto_read_only) {
+        j.write = true; /* as at opening: now or not at all */
+    }
     if (worker_run(WORKERS_CONTROL, perm_prepare_on_worker, &j) < 0) {
         co_mutex_unlock(&s->control_lock);
         return false;

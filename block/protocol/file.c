@@ -55,7 +55,7 @@ static bool open_failed(const OpenJob *j, int ret, bool writable)
     return false;
 }
 
-static bool can_write(const char *name, int fd)
+bool file_can_write(const char *name, int fd)
 {
     char proc[32];
 
@@ -101,7 +101,7 @@ static int open_on_worker(void *opaque)
         if (n->cache_direct) {
             file_direct_alignment(fd, &j->limits.request_alignment, &j->limits.memory_alignment);
         }
-        j->cannot_write = !j->read_only && n->auto_read_only && !can_write(n->filename, fd);
+        j->cannot_write = !j->read_only && n->auto_read_only && !file_can_write(n->filename, fd);
         s->writable = writable;
         s->fd = fd;
         return 0;
@@ -210,6 +210,9 @@ const BlockDriver driver_file = {
     .state_size = sizeof(FileState),
     .open = file_open,
     .close = file_close,
+    .reopen_options = file_reopen_options,
+    .reopen_prepare = file_reopen_prepare,
+    .reopen_switch = file_reopen_switch,
     .perm_prepare = file_perm_prepare,
     .perm_commit = file_perm_commit,
     .perm_abort = file_perm_abort,

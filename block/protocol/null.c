@@ -121,12 +121,21 @@ static int coroutine_fn null_block_status(Node *n, Request *r, GuestOffset offse
            STATUS_OFFSET_VALID;
 }
 
+/* Nothing of its own can change. */
+static bool coroutine_fn null_reopen_prepare(Node *n, struct Reopen *r, Error **errp)
+{
+    (void)n;
+    (void)r;
+    (void)errp;
+    return true;
+}
+
 #define NULL_DRIVER(name_)                                                                         \
     {                                                                                              \
         .name = name_, .is_protocol = true, .state_size = sizeof(NullState), .open = null_open,    \
-        .preadv = null_preadv, .pwritev = null_pwritev, .has_fua = true,                           \
-        .pwrite_zeroes = null_pwrite_zeroes, .pdiscard = null_pdiscard, .flush = null_flush,       \
-        .truncate = null_truncate, .block_status = null_block_status,                              \
+        .reopen_prepare = null_reopen_prepare, .preadv = null_preadv, .pwritev = null_pwritev,     \
+        .has_fua = true, .pwrite_zeroes = null_pwrite_zeroes, .pdiscard = null_pdiscard,           \
+        .flush = null_flush, .truncate = null_truncate, .block_status = null_block_status,         \
     }
 
 const BlockDriver driver_null_co = NULL_DRIVER("null-co");

@@ -125,3 +125,23 @@ void coroutine_fn transaction_wait_other(int64_t deadline_ns)
         wait_for_an_end(deadline_ns);
     }
 }
+
+Transaction *reservation_new(void)
+{
+    Transaction *t = transaction_new();
+
+    transaction_began(t);
+    return t;
+}
+
+bool reservation_add(Transaction *t, Node *n)
+{
+    return transaction_reserve(t, n);
+}
+
+void reservation_end(Transaction *t)
+{
+    transaction_release_all(t);
+    transaction_ended(t);
+    transaction_free(t);
+}

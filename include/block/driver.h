@@ -18,6 +18,7 @@ struct BlockdevOptions;
 struct ImageInfoSpecific;
 struct BlockdevRef;
 struct BlockdevRefOrNull;
+struct Reopen;
 
 /* What a driver can tell about an image; strings are the caller's to free. */
 typedef struct ImageFacts {
@@ -61,6 +62,20 @@ struct BlockDriver {
     /* No request is in the node and none will come; children are still attached.  Writes back what it holds if n is not
      * read-only; failures are logged. */
     void coroutine_fn (*close)(Node *n);
+
+    /* Reopening (reopen.h).  NULL: the driver cannot; options: those of its own that may change, a list with NULL at the end. */
+    const char *const *reopen_options;
+    /* Checks, with requests running; r->state and r->hold are its to set.  After it, whatever happens, reopen_end. */
+    bool coroutine_fn (*reopen_prepare)(Node *n, struct Reopen *r, Error **errp);
+    /* No request is in n if r->hold, no write-like one if it will be read-only.  Brings what memory holds into the files that n uses now, if
+     * they will be others or n will be read-only; stops what goes on in the background.  Own I/O is by a Request that passes gates. */
+    bool coroutine_fn (*reopen_quiesce)(Node *n, struct Reopen *r, Error **errp);
+    /* Every node that is being reopened is quiesced, the permissions are at hand.  Reads what the new state needs, through r->file. */
+    bool coroutine_fn (*reopen_load)(Node *n, struct Reopen *r, Error **errp);
+    /* The new state takes the place of the old one.  n->size, n->limits; the rest of *n is the caller's.  Cannot fail.  NULL: nothing to do. */
+    void coroutine_fn (*reopen_switch)(Node *n, struct Reopen *r);
+    /* Frees the old state (done) or the new one, and goes on as before. */
+    void coroutine_fn (*reopen_end)(Node *n, struct Reopen *r, bool done);
 
     /* Format and filter: what the node needs from and shares on a child, given what its own parents need and share. */
     void (*child_perm)(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
@@ -119,6 +134,8 @@ struct BlockDriver {
      * fails here fails again, and is told, when it is needed. */
     void coroutine_fn (*warm_up)(Node *n, Request *r);
     int coroutine_fn (*truncate)(Node *n, Request *r, uint64_t size, bool exact);
+    /* The size of the child n->file changed, behind n's back; n->size follows.  Control thread.  NULL: it does not matter. */
+    void (*child_resized)(Node *n);
     /* As edge_block_status(). NULL: data, or for filters what the child says. */
     int coroutine_fn (*block_status)(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                      unsigned flags, bool precise, uint64_t *ret_bytes,

@@ -34,6 +34,7 @@ struct Request {
     RequestKind kind;
     unsigned slot; /* loop_slot_self() */
     unsigned npins;
+    bool passes_gates; /* the driver's own I/O while its node changes */
     Pin pins[REQUEST_PINS];
     GArray *more; /* of Pin: deep chains */
 };

@@ -77,6 +77,8 @@ struct Edge {
     const EdgeOwner *owner;
     void *owner_opaque;
     unsigned perm, shared; /* of Perm */
+    bool joining;          /* not used by its parent yet: a reopen is being prepared */
+    bool leaving;          /* soon not used any more: the same */
     bool
         unsettled; /* a backing edge of a running transaction: shares everything until its old node has settled */
     bool lenient; /* a backing edge inside the chain that a job merges: what it changes below does not show above */
@@ -124,8 +126,11 @@ struct Node {
     _Atomic int flush_error; /* sticky: negative errno of a flush that lost data (protocol nodes) */
     _Atomic unsigned write_waiters; /* coroutines that wait for writes and flushes to end ... */
     _Atomic unsigned idle_waiters;  /* ... or for all requests; who ends a request looks at these */
+    _Atomic int gate;               /* not 0: requests that begin wait (gate.c) */
     pthread_mutex_t wait_lock;      /* innermost; protects: */
     CoQueue waiters;
+    GQueue gate_held; /* requests that wait at the gate */
+    int64_t gate_deadline;
     _Atomic(Recorders *) recorders; /* dirty bitmaps that record it (dirty-bitmap.c); NULL: none */
     _Atomic int64_t pace_ns;               /* by how much writes are slowed down */
     CoMutex flush_lock; /* one flush of the driver at a time; before any lock of the driver */
@@ -143,7 +148,10 @@ struct Node {
     bool backing_overridden; /* `backing` was given, not taken from the header */
     struct BlockdevOptions
         *options; /* as opened, defaults and inherited ones filled in; children's are their own */
-    Node *opening_for; /* while it opens: the node whose backing it will be */
+    struct BlockdevOptions *given; /* as the user, a header or a snapshot gave them */
+    Node *opened_by;               /* the node whose options define this one in place; NULL: none */
+    struct Reopen *reopening;      /* while it is reopened: what it will be (reopen.h) */
+    Node *opening_for;             /* while it opens: the node whose backing it will be */
     char *filename; /* for people and backing strings; "json:{…}" where no plain name says it */
     unsigned refs;
     unsigned perm, shared; /* cumulative, N2 */

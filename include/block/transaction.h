@@ -71,6 +71,15 @@ struct TransactionInfo *transaction_info_of_committed(const char *id);
 struct TransactionInfoList *transaction_query(void);
 struct SnapshotGroupInfoList *snapshot_group_query(const char *id);
 
+/* ---- reservations of others ---- */
+
+/* Who changes nodes without being a transaction reserves them: everybody else waits for it as for a running transaction. */
+Transaction *reservation_new(void);
+/* False: another has n. */
+bool reservation_add(Transaction *t, Node *n);
+/* Gives up all of them, and t. */
+void reservation_end(Transaction *t);
+
 /* ---- checking ---- */
 
 /* Plans t, changes nothing.  t has only to be freed afterwards. */

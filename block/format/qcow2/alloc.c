@@ -26,7 +26,7 @@ static uint64_t run_limit(const Qcow2 *q)
 
 int coroutine_fn file_grow(Qcow2 *q, Request *r, uint64_t bytes)
 {
-    uint64_t size = edge_size(q->node->file, r);
+    uint64_t size = edge_size(q->file, r);
     int ret;
 
     if (bytes <= size) {
@@ -35,7 +35,7 @@ int coroutine_fn file_grow(Qcow2 *q, Request *r, uint64_t bytes)
     if (bytes > QCOW2_MAX_HOST_OFFSET) {
         return -EFBIG;
     }
-    ret = edge_truncate(q->node->file, r, bytes, false);
+    ret = edge_truncate(q->file, r, bytes, false);
     if (ret == 0 && !q->grown) {
         q->grown = true;
         q->grown_from = size;
@@ -47,8 +47,8 @@ void coroutine_fn file_trim(Qcow2 *q, Request *r)
 {
     uint64_t end = MAX(q->grown_from, q->max_tail << q->cluster_bits);
 
-    if (q->grown && end < edge_size(q->node->file, r)) {
-        int ret = edge_truncate(q->node->file, r, end, true);
+    if (q->grown && end < edge_size(q->file, r)) {
+        int ret = edge_truncate(q->file, r, end, true);
 
         if (ret < 0) {
             log_info("%s: could not cut the unused end off the image file: %s", q->node->name,
@@ -193,7 +193,7 @@ static int coroutine_fn refill_tail(Qcow2 *q, Request *r)
         q->tail = end;
     }
 
-    size = edge_size(q->node->file, r);
+    size = edge_size(q->file, r);
     ret = file_grow(q, r, end << q->cluster_bits);
     if (ret < 0 && end - start > 1) {
         end = start + 1;

@@ -85,7 +85,7 @@ int coroutine_fn qcow2_read_compressed(Qcow2 *q, Request *r, uint64_t entry, uin
     bytes = MIN(bytes, size - at.v);
     in = block_try_alloc(bytes);
     out = block_try_alloc(q->cluster_size);
-    ret = in && out ? edge_pread(q->node->file, r, host_to_child(at), in, bytes, flags) : -ENOMEM;
+    ret = in && out ? edge_pread(q->file, r, host_to_child(at), in, bytes, flags) : -ENOMEM;
     if (ret == 0) {
         work = (Inflate){
             .type = q->compression,

@@ -107,7 +107,7 @@ static void copy_everything(Qcow2 *q, WriteBack *w)
 
 static int coroutine_fn flush_file(Qcow2 *q, Request *r)
 {
-    return edge_flush(q->node->file, r);
+    return edge_flush(q->file, r);
 }
 
 /* The refcount table, after its blocks. */

@@ -17,7 +17,7 @@
 static int coroutine_fn write_header(Qcow2 *q, Request *r, uint32_t offset, const void *buf,
                                      size_t len)
 {
-    return edge_pwrite(q->node->file, r, guest(offset), buf, len, 0);
+    return edge_pwrite(q->file, r, guest(offset), buf, len, 0);
 }
 
 int coroutine_fn header_write_bits(Qcow2 *q, Request *r, uint64_t incompatible, uint64_t autoclear)
@@ -31,7 +31,7 @@ int coroutine_fn header_write_bits(Qcow2 *q, Request *r, uint64_t incompatible, 
     put_be64(buf + HDR_AUTOCLEAR - HDR_INCOMPATIBLE, autoclear);
     ret = write_header(q, r, HDR_INCOMPATIBLE, buf, sizeof(buf));
     if (ret == 0) {
-        ret = edge_flush(q->node->file, r);
+        ret = edge_flush(q->file, r);
     }
     if (ret == 0) {
         q->header.incompatible = incompatible;
@@ -57,7 +57,7 @@ int coroutine_fn header_write_tables(Qcow2 *q, Request *r, uint64_t size, const 
     put_be32(buf + HDR_REFT_CLUSTERS - HDR_SIZE, reft_clusters);
     ret = write_header(q, r, HDR_SIZE, buf, sizeof(buf));
     if (ret == 0) {
-        ret = edge_flush(q->node->file, r);
+        ret = edge_flush(q->file, r);
     }
     if (ret == 0) {
         q->header.size = size;
@@ -91,7 +91,7 @@ static int coroutine_fn step(Qcow2 *q, Request *r, uint32_t offset, const uint8_
 {
     int ret = write_header(q, r, offset, buf, len);
 
-    return ret < 0 ? ret : edge_flush(q->node->file, r);
+    return ret < 0 ? ret : edge_flush(q->file, r);
 }
 
 /* The steps that lead from the present first cluster to `to`; used: end of header and extensions of both. */
@@ -129,7 +129,7 @@ static int coroutine_fn update_backing(Qcow2 *q, Request *r, const char *file, c
     g_autofree uint8_t *from = g_malloc0(q->cluster_size), *to = g_malloc0(q->cluster_size);
     Qcow2Header next = q->header; /* shares its extensions */
     size_t name_len = file ? strlen(file) : 0;
-    uint64_t used, len = MIN(q->cluster_size, edge_size(q->node->file, r));
+    uint64_t used, len = MIN(q->cluster_size, edge_size(q->file, r));
     int ret;
 
     next.backing_file = (char *)file;
@@ -140,7 +140,7 @@ static int coroutine_fn update_backing(Qcow2 *q, Request *r, const char *file, c
         error_set(errp, ERROR_NO_SPACE, q->node->name, "backing", "Backing file name too long");
         return -ENOSPC;
     }
-    ret = edge_pread(q->node->file, r, guest(0), from, len, 0);
+    ret = edge_pread(q->file, r, guest(0), from, len, 0);
     if (ret == 0) {
         /* Whatever else is in the cluster stays. */
         memcpy(to, from, len);

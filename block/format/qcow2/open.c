@@ -22,11 +22,10 @@ static void clean_cache(void *opaque)
     timer_arm(&q->clean_timer, clock_ns() + q->opt.clean_interval * INT64_C(1000000000));
 }
 
-static Qcow2 *state_new(Node *n)
+Qcow2 *qcow2_state_new(Node *n)
 {
     Qcow2 *q = g_new0(Qcow2, 1);
 
-    *(Qcow2 **)n->state = q;
     q->node = n;
     q->uses = aligned_alloc(64, LOOP_SLOTS * sizeof(UseCount));
     g_assert(q->uses);
@@ -47,8 +46,7 @@ static Qcow2 *state_new(Node *n)
     return q;
 }
 
-/* Nobody uses it any more. */
-static void state_free(Qcow2 *q)
+void qcow2_state_free(Qcow2 *q)
 {
     L1 *l1 = l1_of(q);
 
@@ -71,25 +69,24 @@ static void state_free(Qcow2 *q)
     co_mutex_destroy(&q->flush_lock);
     header_clear(&q->header);
     free(q->uses);
-    *(Qcow2 **)q->node->state = NULL;
     g_free(q);
 }
 
 /* The first cluster, or what the file has of it. */
 static bool coroutine_fn read_header(Qcow2 *q, Request *r, Error **errp)
 {
-    uint64_t size = edge_size(q->node->file, r);
+    uint64_t size = edge_size(q->file, r);
     size_t len = MIN(size, FIRST_READ), cluster;
     uint8_t *buf = block_try_alloc(len);
     bool ok;
-    int ret = buf ? edge_pread(q->node->file, r, guest(0), buf, len, 0) : -ENOMEM;
+    int ret = buf ? edge_pread(q->file, r, guest(0), buf, len, 0) : -ENOMEM;
 
     cluster = ret == 0 ? header_cluster_size(buf, len) : 0;
     if (cluster > len && size > len) {
         free(buf);
         len = MIN(size, cluster);
         buf = block_try_alloc(len);
-        ret = buf ? edge_pread(q->node->file, r, guest(0), buf, len, 0) : -ENOMEM;
+        ret = buf ? edge_pread(q->file, r, guest(0), buf, len, 0) : -ENOMEM;
     } else if (cluster) {
         len = MIN(len, cluster);
     }
@@ -115,7 +112,7 @@ static bool coroutine_fn read_l1(Qcow2 *q, Request *r, Error **errp)
     }
     atomic_store(&q->l1, l1);
     if (l1->entries > 0) {
-        ret = edge_pread(q->node->file, r, host_to_child(l1->t.offset), l1->t.data,
+        ret = edge_pread(q->file, r, host_to_child(l1->t.offset), l1->t.data,
                          (size_t)l1->entries * 8, 0);
     }
     if (ret < 0) {
@@ -139,7 +136,7 @@ static void take_header(Qcow2 *q)
     atomic_store(&q->corrupt, (h->incompatible & INCOMPAT_CORRUPT) != 0);
 }
 
-static void set_limits(Node *n, const Qcow2 *q)
+void qcow2_set_limits(Node *n, const Qcow2 *q)
 {
     n->limits.request_alignment = 1;
     n->limits.memory_alignment = 1;
@@ -147,76 +144,83 @@ static void set_limits(Node *n, const Qcow2 *q)
     n->limits.discard_alignment = q->cluster_size;
 }
 
-/* What only a writable image needs. */
-static bool coroutine_fn open_writable(Qcow2 *q, Request *r, Error **errp)
+bool coroutine_fn qcow2_open_writable(Qcow2 *q, Request *r, Error **errp)
 {
-    int ret;
-
     if (!reft_open(q, r, errp) || !overlap_open(q, errp)) {
         return false;
     }
-    q->tail = div_up(edge_size(q->node->file, r), q->cluster_size);
+    q->tail = div_up(edge_size(q->file, r), q->cluster_size);
     q->max_tail = 0;
-    if (q->header.autoclear) {
-        ret = header_write_bits(q, r, q->header.incompatible, 0);
-        if (ret < 0) {
-            error_set_errno(errp, -ret, q->node->name, "open", "Could not update qcow2 header");
-            return false;
-        }
-    }
     return true;
 }
 
-static bool coroutine_fn open_image(Node *n, Request *r, const BlockdevOptions *options,
-                                    Error **errp)
+bool coroutine_fn qcow2_clear_autoclear(Qcow2 *q, Request *r, Error **errp)
 {
-    Qcow2 *q = qcow2_of(n);
-    bool writable = !atomic_load(&n->read_only);
+    int ret = q->header.autoclear ? header_write_bits(q, r, q->header.incompatible, 0) : 0;
 
+    if (ret < 0) {
+        error_set_errno(errp, -ret, q->node->name, "open", "Could not update qcow2 header");
+    }
+    return ret == 0;
+}
+
+bool coroutine_fn qcow2_load(Qcow2 *q, Request *r, const BlockdevOptions *options, bool writable,
+                             Error **errp)
+{
     if (!read_header(q, r, errp) || !header_check_supported(&q->header, writable, errp)) {
         return false;
     }
     take_header(q);
     qcow2_set_cache_limits(q);
-    q->table_align = MAX(SECTOR, n->file->target->limits.request_alignment);
-    if (!qcow2_check_entry_size(n, options, errp) || !read_l1(q, r, errp) ||
+    q->table_align = MAX(SECTOR, q->file->target->limits.request_alignment);
+    if (!qcow2_check_entry_size(q, options, errp) || !read_l1(q, r, errp) ||
         !snapshots_open(q, r, errp)) {
         return false;
     }
-    return !writable || open_writable(q, r, errp);
+    return !writable || qcow2_open_writable(q, r, errp);
 }
 
-static bool coroutine_fn qcow2_open(Node *n, const BlockdevOptions *options, Error **errp)
+void qcow2_clean_regularly(Qcow2 *q)
 {
-    Qcow2 *q = state_new(n);
-    Request r;
-    bool ok;
-
-    if (!qcow2_options(n, options, &q->opt, errp) ||
-        !node_open_child(n, options->u.qcow2.file, "file", EDGE_STORAGE, errp)) {
-        state_free(q);
-        return false;
-    }
-    if (n->auto_read_only && atomic_load(&n->file->target->read_only)) {
-        atomic_store(&n->read_only, true);
-    }
-    request_begin(&r, REQUEST_WRITE);
-    ok = open_image(n, &r, options, errp);
-    request_end(&r);
-    if (ok) {
-        atomic_store(&n->size, q->header.size);
-        set_limits(n, q);
-        ok = node_open_backing(n, options->u.qcow2.backing, q->header.backing_file,
-                               q->header.backing_format, errp);
-    }
-    if (!ok) {
-        state_free(q);
-        return false;
-    }
     timer_init(&q->clean_timer, clean_cache, q);
     if (q->opt.clean_interval) {
         timer_arm(&q->clean_timer, clock_ns() + q->opt.clean_interval * INT64_C(1000000000));
     }
+}
+
+static bool coroutine_fn qcow2_open(Node *n, const BlockdevOptions *options, Error **errp)
+{
+    Qcow2 *q = qcow2_state_new(n);
+    bool writable;
+    Request r;
+    bool ok;
+
+    *(Qcow2 **)n->state = q;
+    if (!qcow2_options(n, options, n->discard_unmap, &q->opt, errp) ||
+        !node_open_child(n, options->u.qcow2.file, "file", EDGE_STORAGE, errp)) {
+        qcow2_state_free(q);
+        return false;
+    }
+    q->file = n->file;
+    if (n->auto_read_only && atomic_load(&n->file->target->read_only)) {
+        atomic_store(&n->read_only, true);
+    }
+    writable = !atomic_load(&n->read_only);
+    request_begin(&r, REQUEST_WRITE);
+    ok = qcow2_load(q, &r, options, writable, errp) &&
+         (!writable || qcow2_clear_autoclear(q, &r, errp));
+    request_end(&r);
+    if (ok) {
+        atomic_store(&n->size, q->header.size);
+        qcow2_set_limits(n, q);
+        ok = node_open_backing(n, options->u.qcow2.backing, q->header.backing_file,
+                               q->header.backing_format, errp);
+    }
+    if (!ok) {
+        qcow2_state_free(q);
+        return false;
+    }
+    qcow2_clean_regularly(q);
     return true;
 }
 
@@ -246,7 +250,7 @@ static void coroutine_fn qcow2_close(Node *n)
     } else {
         keeper_stop(q);
     }
-    state_free(q);
+    qcow2_state_free(q);
 }
 
 static void coroutine_fn qcow2_ro_commit(Node *n)
@@ -265,7 +269,7 @@ static bool coroutine_fn qcow2_rw_begin(Node *n, Error **errp)
     }
     if (!q->blocks) {
         request_begin(&r, REQUEST_WRITE);
-        ok = open_writable(q, &r, errp);
+        ok = qcow2_open_writable(q, &r, errp) && qcow2_clear_autoclear(q, &r, errp);
         request_end(&r);
     }
     if (!ok) {
@@ -286,6 +290,12 @@ const BlockDriver driver_qcow2 = {
     .state_size = sizeof(Qcow2 *),
     .open = qcow2_open,
     .close = qcow2_close,
+    .reopen_options = qcow2_reopen_options,
+    .reopen_prepare = qcow2_reopen_prepare,
+    .reopen_quiesce = qcow2_reopen_quiesce,
+    .reopen_load = qcow2_reopen_load,
+    .reopen_switch = qcow2_reopen_switch,
+    .reopen_end = qcow2_reopen_end,
     .child_perm = format_child_perm,
     .ro_commit = qcow2_ro_commit,
     .rw_begin = qcow2_rw_begin,

@@ -55,15 +55,14 @@ static bool check_sizes(Node *n, const BlockdevOptionsQcow2 *o, Error **errp)
     return true;
 }
 
-bool qcow2_check_entry_size(Node *n, const BlockdevOptions *options, Error **errp)
+bool qcow2_check_entry_size(const Qcow2 *q, const BlockdevOptions *options, Error **errp)
 {
     const BlockdevOptionsQcow2 *o = &options->u.qcow2;
-    Qcow2 *q = qcow2_of(n);
     uint64_t v = o->l2_cache_entry_size;
 
     if (o->has_l2_cache_entry_size &&
         (o->l2_cache_entry_size < 512 || v & (v - 1) || v > q->cluster_size)) {
-        error_set(errp, ERROR_INVALID, n->name, "open",
+        error_set(errp, ERROR_INVALID, q->node->name, "open",
                   "L2 cache entry size must be a power of two between 512 and the cluster size "
                   "(%" G_GUINT64_FORMAT ")",
                   q->cluster_size);
@@ -72,12 +71,13 @@ bool qcow2_check_entry_size(Node *n, const BlockdevOptions *options, Error **err
     return true;
 }
 
-bool qcow2_options(Node *n, const BlockdevOptions *options, Qcow2Options *ret, Error **errp)
+bool qcow2_options(Node *n, const BlockdevOptions *options, bool discard_unmap, Qcow2Options *ret,
+                   Error **errp)
 {
     const BlockdevOptionsQcow2 *o = &options->u.qcow2;
     Qcow2Options v = {
         .lazy_refcounts = o->has_lazy_refcounts && o->lazy_refcounts,
-        .discard_request = o->has_pass_discard_request ? o->pass_discard_request : n->discard_unmap,
+        .discard_request = o->has_pass_discard_request ? o->pass_discard_request : discard_unmap,
         .discard_other = o->has_pass_discard_other && o->pass_discard_other,
         .discard_no_unref = o->has_discard_no_unref && o->discard_no_unref,
         .l2_cache_size = DEFAULT_L2_CACHE,

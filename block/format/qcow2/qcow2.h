@@ -108,6 +108,7 @@ typedef struct Qcow2Options {
 
 typedef struct Qcow2 {
     Node *node;
+    Edge *file; /* the file that this state belongs to; node->file once it is in use */
     /* ---- constant after open ---- */
     unsigned version, cluster_bits, refcount_order;
     uint64_t cluster_size;
@@ -391,9 +392,32 @@ int coroutine_fn qcow2_read_compressed(Qcow2 *q, Request *r, uint64_t entry, uin
 
 bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp);
 bool qcow2_facts(Node *n, ImageFacts *ret_facts, Error **errp);
-bool qcow2_options(Node *n, const struct BlockdevOptions *options, Qcow2Options *ret, Error **errp);
-bool qcow2_check_entry_size(Node *n, const struct BlockdevOptions *options, Error **errp);
+bool qcow2_options(Node *n, const struct BlockdevOptions *options, bool discard_unmap,
+                   Qcow2Options *ret, Error **errp);
+bool qcow2_check_entry_size(const Qcow2 *q, const struct BlockdevOptions *options, Error **errp);
 void qcow2_set_cache_limits(Qcow2 *q);
+
+/* ---- open.c, reopen.c: control thread ---- */
+
+/* An empty state; freed when nobody uses it any more. */
+Qcow2 *qcow2_state_new(Node *n);
+void qcow2_state_free(Qcow2 *q);
+/* Reads the image in q->file; q->opt is set.  Writes nothing. */
+bool coroutine_fn qcow2_load(Qcow2 *q, Request *r, const struct BlockdevOptions *options,
+                             bool writable, Error **errp);
+/* What only a writable image needs. */
+bool coroutine_fn qcow2_open_writable(Qcow2 *q, Request *r, Error **errp);
+/* Before the first write: bits that say something about contents that nobody here knows. */
+bool coroutine_fn qcow2_clear_autoclear(Qcow2 *q, Request *r, Error **errp);
+void qcow2_set_limits(Node *n, const Qcow2 *q);
+/* Starts giving up tables that are not used. */
+void qcow2_clean_regularly(Qcow2 *q);
+extern const char *const qcow2_reopen_options[];
+bool coroutine_fn qcow2_reopen_prepare(Node *n, struct Reopen *r, Error **errp);
+bool coroutine_fn qcow2_reopen_quiesce(Node *n, struct Reopen *r, Error **errp);
+bool coroutine_fn qcow2_reopen_load(Node *n, struct Reopen *r, Error **errp);
+void coroutine_fn qcow2_reopen_switch(Node *n, struct Reopen *r);
+void coroutine_fn qcow2_reopen_end(Node *n, struct Reopen *r, bool done);
 /* Finds the snapshots' tables. */
 bool coroutine_fn snapshots_open(Qcow2 *q, Request *r, Error **errp);
 

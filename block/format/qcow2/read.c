@@ -15,7 +15,7 @@
 
 uint64_t file_size(Qcow2 *q, Request *r, unsigned flags)
 {
-    Node *file = edge_enter_flags(q->node->file, r, flags);
+    Node *file = edge_enter_flags(q->file, r, flags);
 
     return atomic_load_explicit(&file->size, memory_order_acquire);
 }
@@ -28,7 +28,7 @@ int coroutine_fn host_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector
     int ret;
 
     if (G_LIKELY(at.v + iov->size <= size)) {
-        return edge_preadv(q->node->file, r, host_to_child(at), iov, flags);
+        return edge_preadv(q->file, r, host_to_child(at), iov, flags);
     }
     /* The file may end inside its last cluster; what is missing was never written.  A cluster that is missing
      * altogether has been lost. */
@@ -40,7 +40,7 @@ int coroutine_fn host_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector
         return 0;
     }
     iov_init_slice(&part, iov, 0, size - at.v);
-    ret = edge_preadv(q->node->file, r, host_to_child(at), &part, flags);
+    ret = edge_preadv(q->file, r, host_to_child(at), &part, flags);
     iov_memset(iov, part.size, 0, iov->size - part.size);
     return ret;
 }

@@ -78,7 +78,7 @@ bool coroutine_fn reft_open(Qcow2 *q, Request *r, Error **errp)
     q->reft.kind = TABLE_REFT;
     q->reft_entries = bytes / 8;
     q->blocks = g_new0(RefBlock *, q->reft_entries);
-    ret = edge_pread(q->node->file, r, host_to_child(q->reft.offset), q->reft.data, bytes, 0);
+    ret = edge_pread(q->file, r, host_to_child(q->reft.offset), q->reft.data, bytes, 0);
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "open",
                         "Could not initialize refcount handling");
@@ -429,11 +429,11 @@ static int coroutine_fn discard_free(Qcow2 *q, Request *r, ClusterIndex first, u
     co_mutex_unlock(&q->alloc_lock);
     for (guint i = 0; i < list->len && ret == 0; i++) {
         Drop *d = &g_array_index(list, Drop, i);
-        uint64_t from = d->first.v << q->cluster_bits, size = edge_size(q->node->file, r);
+        uint64_t from = d->first.v << q->cluster_bits, size = edge_size(q->file, r);
 
         /* Storage that cannot or will not is no error. */
         if (from < size) {
-            (void)edge_pdiscard(q->node->file, r, host_to_child(host(from)),
+            (void)edge_pdiscard(q->file, r, host_to_child(host(from)),
                                 MIN(d->count << q->cluster_bits, size - from));
         }
     }

@@ -38,7 +38,7 @@ static bool coroutine_fn read_entry(Qcow2 *q, Request *r, HostOffset at, uint64_
     if (at.v > file_size || file_size - at.v < ENTRY_HEAD) {
         return bad(q, errp, "The snapshot table reaches beyond the end of the file");
     }
-    ret = edge_pread(q->node->file, r, host_to_child(at), head, sizeof(head), 0);
+    ret = edge_pread(q->file, r, host_to_child(at), head, sizeof(head), 0);
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "open", "Could not read snapshots");
         return false;
@@ -63,7 +63,7 @@ static bool coroutine_fn read_entry(Qcow2 *q, Request *r, HostOffset at, uint64_
 
 bool coroutine_fn snapshots_open(Qcow2 *q, Request *r, Error **errp)
 {
-    uint64_t file_size = edge_size(q->node->file, r), len = 0;
+    uint64_t file_size = edge_size(q->file, r), len = 0;
     HostOffset at = q->header.snapshots_offset;
 
     for (uint32_t i = 0; i < q->header.nb_snapshots; i++) {

@@ -164,7 +164,7 @@ static int coroutine_fn write_copy(void *opaque)
 {
     CopyPiece *p = opaque;
 
-    return edge_pwrite(p->q->node->file, p->r,
+    return edge_pwrite(p->q->file, p->r,
                        host_to_child(host_add(p->copy->offset, p->copy->from)), p->copy->data,
                        p->copy->bytes, 0);
 }

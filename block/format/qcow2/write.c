@@ -35,7 +35,7 @@ static int coroutine_fn write_in_place(Qcow2 *q, Request *r, HostOffset at, cons
             q, r, "A write of guest data would overwrite metadata at 0x%" G_GINT64_MODIFIER "x",
             at.v);
     }
-    if (G_UNLIKELY(at.v + iov->size > edge_size(q->node->file, r))) {
+    if (G_UNLIKELY(at.v + iov->size > edge_size(q->file, r))) {
         /* The file ends inside the cluster, as images of others may. */
         int ret;
 
@@ -46,7 +46,7 @@ static int coroutine_fn write_in_place(Qcow2 *q, Request *r, HostOffset at, cons
             return ret;
         }
     }
-    return edge_pwritev(q->node->file, r, host_to_child(at), iov, 0);
+    return edge_pwritev(q->file, r, host_to_child(at), iov, 0);
 }
 
 /* ---- clusters for a write ---- */
@@ -166,7 +166,7 @@ static int coroutine_fn write_data(Allocation *a, const IoVector *data)
     IoVector all;
 
     if (!a->head_buf && !a->tail_buf) {
-        return edge_pwritev(a->q->node->file, a->r, host_to_child(at), data, 0);
+        return edge_pwritev(a->q->file, a->r, host_to_child(at), data, 0);
     }
     if (data->niov + 2 > G_N_ELEMENTS(local)) {
         v = heap = g_new(struct iovec, data->niov + 2);
@@ -181,7 +181,7 @@ static int coroutine_fn write_data(Allocation *a, const IoVector *data)
         v[n++] = (struct iovec){a->tail_buf, a->tail};
     }
     iov_init_external(&all, v, n);
-    return edge_pwritev(a->q->node->file, a->r, host_to_child(at), &all, 0);
+    return edge_pwritev(a->q->file, a->r, host_to_child(at), &all, 0);
 }
 
 /* Step 5. */

@@ -107,13 +107,13 @@ int coroutine_fn qcow2_zero_clusters(Node *n, Request *r, uint64_t first, uint64
 /* With discard-no-unref the storage may forget what the kept clusters hold; m: data, ours alone. */
 static int coroutine_fn discard_kept(Qcow2 *q, Request *r, const Mapping *m)
 {
-    uint64_t size = edge_size(q->node->file, r);
+    uint64_t size = edge_size(q->file, r);
 
     if (m->type != MAP_DATA || !m->copied || !q->opt.discard_request || m->host.v >= size ||
         overlap_check(q, m->host, m->bytes)) {
         return 0;
     }
-    return edge_pdiscard(q->node->file, r, host_to_child(m->host), MIN(m->bytes, size - m->host.v));
+    return edge_pdiscard(q->file, r, host_to_child(m->host), MIN(m->bytes, size - m->host.v));
 }
 
 /* Is there anything to do for a mapping? */
