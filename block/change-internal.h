@@ -21,7 +21,7 @@ struct Change {
     GPtrArray *edges;  /* Edge *: those armed */
     int64_t cut_time;
     /* hold.c */
-    int64_t hold_deadline; /* constant while HELD */
+    int64_t hold_deadline;     /* constant while HELD */
     pthread_mutex_t hold_lock; /* innermost */
     GQueue held;               /* HeldRequest *, in the order in which they came */
 };

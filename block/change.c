@@ -82,7 +82,7 @@ void change_add_edge(Change *c, Edge *e, Node *new_node)
 {
     Move m = {.old_node = node_ref(e->target), .new_node = node_ref(new_node), .only = e};
 
-    g_assert(atomic_load(&c->state) == CHANGE_PLANNED && e->role == EDGE_COW);
+    g_assert(atomic_load(&c->state) == CHANGE_PLANNED);
     g_array_append_val(c->moves, m);
 }
 
@@ -299,6 +299,17 @@ bool coroutine_fn change_settle(Change *c, int64_t deadline_ns, Error **errp)
         }
     }
     return ok;
+}
+
+void coroutine_fn change_abandon_old(Change *c)
+{
+    g_assert(change_is_cut(c));
+    for (guint i = 0; i < c->moves->len; i++) {
+        Move *m = &g_array_index(c->moves, Move, i);
+
+        node_wait_writes(m->old_node, false, -1);
+        atomic_store_explicit(&m->old_node->unflushed_old, false, memory_order_release);
+    }
 }
 
 void coroutine_fn change_fold(Change *c)

@@ -178,8 +178,9 @@ void coroutine_fn node_unrecord(Node *n, DirtyBitmap *b)
 
 /* ---- pace ---- */
 
-void node_set_pace(Node *n, int64_t ns)
+void node_set_pace(Node *n, int64_t ns, int64_t until_ns)
 {
+    atomic_store(&n->pace_until, until_ns);
     atomic_store(&n->pace_ns, ns);
     if (ns == 0) {
         count_notify(n);
@@ -193,7 +194,7 @@ static void pace_timeout(void *opaque)
 
 void coroutine_fn node_pace(Node *n)
 {
-    int64_t until = clock_ns() + atomic_load(&n->pace_ns);
+    int64_t until = MIN(clock_ns() + atomic_load(&n->pace_ns), atomic_load(&n->pace_until));
     Timer timer;
 
     timer_init(&timer, pace_timeout, n);

@@ -145,6 +145,20 @@ void coroutine_fn edge_detach(Edge *e)
     node_unref(n);
 }
 
+void coroutine_fn edge_park(Edge *e)
+{
+    Node *n = e->parent;
+
+    g_assert(e->target == node_nothing() && e->role == EDGE_COW);
+    unlink_edge(e);
+    node_unref(e->target);
+    /* Who found it in n->backing may use it until his request ends, and it leads to what is always there. */
+    if (!n->parked) {
+        n->parked = g_ptr_array_new();
+    }
+    g_ptr_array_add(n->parked, e);
+}
+
 bool coroutine_fn edge_set_perm(Edge *e, unsigned perm, unsigned shared, Error **errp)
 {
     unsigned old_perm = e->perm, old_shared = e->shared;

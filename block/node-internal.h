@@ -21,6 +21,10 @@ void coroutine_fn node_discard(Node *n);
 /* Detaches all children, newest first. */
 void coroutine_fn node_detach_children(Node *n);
 
+/* The backing edge e, after it was made to lead to node_nothing(): its parent has no backing any more. */
+void coroutine_fn edge_park(Edge *e);
+/* A node without a byte, in no list: what reads from it reads zeroes.  It stays. */
+Node *node_nothing(void);
 /* Is n reachable from `from` by its children (or the same)? */
 bool node_reaches(const Node *from, const Node *n);
 /* At the cut: the control thread's view of an edge. */

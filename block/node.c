@@ -116,6 +116,13 @@ static void node_free(Node *n)
     co_range_lock_destroy(&n->rmw_lock);
     co_mutex_destroy(&n->flush_lock);
     pthread_mutex_destroy(&n->wait_lock);
+    for (guint i = 0; n->parked && i < n->parked->len; i++) {
+        Edge *e = g_ptr_array_index(n->parked, i);
+
+        g_free(e->name);
+        g_free(e);
+    }
+    g_clear_pointer(&n->parked, g_ptr_array_unref);
     g_ptr_array_free(n->parents, true);
     g_ptr_array_free(n->children, true);
     qapi_free_BlockdevOptions(n->options);
@@ -124,6 +131,18 @@ static void node_free(Node *n)
     g_free(n->name);
     g_free(n->state);
     free(n);
+}
+
+Node *node_nothing(void)
+{
+    static const BlockDriver driver_nothing = {.name = "nothing"};
+    static Node *n;
+
+    if (!n) {
+        n = node_alloc(&driver_nothing, "#nothing");
+        atomic_store(&n->read_only, true);
+    }
+    return n;
 }
 
 void node_register(Node *n)

@@ -302,10 +302,10 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
                        unsigned *perm, unsigned *shared)
 {
     if (role == EDGE_COW) {
-        /* Data may be copied up or not; it must not change below us, unless whoever uses us can bear that (nobody at all does). */
+        /* Data may be copied up or not; it must not change below us, unless nobody uses us. */
         *perm = parent_perm & PERM_CONSISTENT_READ;
         *shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
-        if (parent_shared & PERM_WRITE) {
+        if (parent_perm == PERM_NONE) {
             *shared |= PERM_WRITE | PERM_RESIZE;
         }
         return;

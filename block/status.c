@@ -120,7 +120,7 @@ int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset
     }
 }
 
-int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *base, GuestOffset offset,
+int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *last, GuestOffset offset,
                                          uint64_t bytes, unsigned flags, uint64_t *ret_bytes)
 {
     uint64_t len = bytes;
@@ -129,10 +129,6 @@ int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *base, 
         Node *n = edge_enter_flags(e, r, flags);
         int ret;
 
-        if (n == base) {
-            *ret_bytes = len;
-            return 0;
-        }
         if (!top && offset.v >= atomic_load_explicit(&n->size, memory_order_acquire)) {
             *ret_bytes = len;
             return STATUS_ZERO | STATUS_ALLOCATED;
@@ -147,7 +143,7 @@ int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *base, 
         }
         flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
         e = atomic_load_explicit(&n->backing, memory_order_acquire);
-        if (!e) {
+        if (n == last || !e) {
             *ret_bytes = len;
             return 0;
         }

@@ -6,7 +6,7 @@
 #include "qapi-commands.h"
 
 static GHashTable *iothreads; /* id -> IOThread */
-static IOThread *default_iothread;
+static IOThread *default_iothread, *jobs_iothread;
 
 IOThread *iothread_find(const char *id)
 {
@@ -19,6 +19,14 @@ IOThread *iothread_default(Error **errp)
         default_iothread = iothread_new("default", errp);
     }
     return default_iothread;
+}
+
+IOThread *iothread_jobs(Error **errp)
+{
+    if (!jobs_iothread) {
+        jobs_iothread = iothread_new("jobs", errp);
+    }
+    return jobs_iothread;
 }
 
 void iothread_free_all(void)
@@ -37,6 +45,10 @@ void iothread_free_all(void)
     if (default_iothread) {
         iothread_free(default_iothread);
         default_iothread = NULL;
+    }
+    if (jobs_iothread) {
+        iothread_free(jobs_iothread);
+        jobs_iothread = NULL;
     }
 }
 

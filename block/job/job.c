@@ -264,6 +264,14 @@ void coroutine_fn job_discard(Job *j)
     forget(j);
 }
 
+void coroutine_fn job_drop(Job *j)
+{
+    g_assert(j->status == JOB_STATUS_CREATED);
+    job_remove_nodes(j);
+    job_group_remove(j);
+    forget(j);
+}
+
 /* ---- verbs ---- */
 
 bool job_pause(Job *j, Error **errp)

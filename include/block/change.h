@@ -38,8 +38,8 @@ void change_add(Change *c, Node *old_node, Node *new_node, Edge *barrier);
 /* The same for stacks: where an earlier move of c leads to old_node, it shall lead to new_node instead. */
 void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier);
 
-/* One backing edge alone shall lead to new_node, which reads the same as the one it leads to now; that one is read-only, so
- * there is nothing to settle: arm, cut and fold follow each other. */
+/* One edge alone shall lead to new_node, which reads the same as the one it leads to now; nobody writes through it, so there is nothing to
+ * settle: arm, cut and fold follow each other. */
 void change_add_edge(Change *c, Edge *e, Node *new_node);
 
 /* Cannot fail, does not suspend; arm, record and cut may follow each other directly. */
@@ -59,6 +59,9 @@ int64_t change_cut_time(const Change *c);
 /* After the cut: waits for old requests and flushes each old node; true when all are settled; false when clock_ns() passed
  * the deadline or a flush failed (errp says which): may be called again. */
 bool coroutine_fn change_settle(Change *c, int64_t deadline_ns, Error **errp);
+/* Instead of settle, when the old nodes have served their time (the pivot of a job): waits for what is left of requests in them, and
+ * nobody needs them to be durable any more. */
+void coroutine_fn change_abandon_old(Change *c);
 /* After a successful settle. */
 void coroutine_fn change_fold(Change *c);
 

@@ -46,7 +46,8 @@ void coroutine_fn node_unrecord(Node *n, DirtyBitmap *b);
 
 /* ---- slowing down those who write ---- */
 
-/* From now on every write-like request into n ends ns later than it would (0: no longer; those that wait go on at once).  Any thread. */
-void node_set_pace(Node *n, int64_t ns);
+/* Until clock_ns() passes `until_ns` every write-like request into n ends ns later than it would (0: no longer; those that wait go on at once).
+ * Any thread. */
+void node_set_pace(Node *n, int64_t ns, int64_t until_ns);
 
 #endif

@@ -79,9 +79,9 @@ int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint
 int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
                                          unsigned flags, uint64_t *ret_bytes, int *ret_depth);
 
-/* What the nodes from e's down to, but without, `base` (NULL: to the bottom) decide: STATUS_ALLOCATED with STATUS_DATA or STATUS_ZERO, or 0: none
+/* What the nodes from e's down to `last` decide: STATUS_ALLOCATED with STATUS_DATA or STATUS_ZERO, or 0: none
  * of them has the range.  Where a node in between is too short to tell, it is zero. */
-int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *base, GuestOffset offset,
+int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *last, GuestOffset offset,
                                          uint64_t bytes, unsigned flags, uint64_t *ret_bytes);
 
 /* For format drivers: reads what `n`'s backing chain has for the range; zeroes where there is no backing or beyond its end.

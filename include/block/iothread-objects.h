@@ -11,6 +11,8 @@
 IOThread *iothread_find(const char *id);
 /* The one that serves whatever has no thread of its own; started at first use.  NULL with errp: it cannot be. */
 IOThread *iothread_default(Error **errp);
+/* The one that carries the data of jobs, so that guests' requests need not queue behind it; as above. */
+IOThread *iothread_jobs(Error **errp);
 /* Shutdown: nothing runs on any of them any more. */
 void iothread_free_all(void);
 

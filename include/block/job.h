@@ -104,6 +104,8 @@ Job *job_new(const JobDriver *driver, const JobArgs *args, Error **errp);
 void job_start(Job *j);
 /* For a job that was not started: created -> aborting -> concluded -> null; frees it. */
 void coroutine_fn job_discard(Job *j);
+/* For a job that could not be set up: created -> null; frees it. */
+void coroutine_fn job_drop(Job *j);
 Job *job_find(const char *id);
 /* Cancels all jobs and waits for their ends, at most until clock_ns() passes the deadline.  False: one has not ended. */
 bool coroutine_fn job_cancel_all(int64_t deadline_ns);
@@ -167,7 +169,22 @@ JobErrorAction coroutine_fn job_storage_error(Job *j, JobOnError policy, bool is
 struct JobInfoList *job_query(void);
 struct BlockJobInfoList *job_query_block(void);
 
+/* ---- for those above ---- */
+
+/* Called before the disk in `file` stops to be what some other one is on top of (overlay NULL), or becomes what `overlay` is on top of;
+ * NULL: nobody wants to know.  False: then it stays as it is. */
+typedef bool coroutine_fn JobRelink(const char *file, const char *overlay, Error **errp);
+extern JobRelink *job_relink;
+
 /* ---- the jobs ---- */
+
+struct BlockCommitArg;
+struct BlockStreamArg;
+bool coroutine_fn job_commit_start(const struct BlockCommitArg *arg, Error **errp);
+/* The header of the image of node `image`, in the chain of `device`, names `file`. */
+bool coroutine_fn job_change_backing_file(const char *device, const char *image, const char *file,
+                                          Error **errp);
+bool coroutine_fn job_stream_start(const struct BlockStreamArg *arg, Error **errp);
 
 struct BlockdevCreateOptions;
 bool coroutine_fn job_create_start(const char *id, const struct BlockdevCreateOptions *options,

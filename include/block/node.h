@@ -81,7 +81,8 @@ struct Edge {
     bool leaving;          /* soon not used any more: the same */
     bool
         unsettled; /* a backing edge of a running transaction: shares everything until its old node has settled */
-    bool lenient; /* a backing edge inside the chain that a job merges: what it changes below does not show above */
+    bool
+        lenient; /* a backing edge inside the chain that a job merges: what it changes below does not show above */
 };
 
 /* Requests in a node that came in by one thread; a cache line each. */
@@ -132,7 +133,7 @@ struct Node {
     GQueue gate_held; /* requests that wait at the gate */
     int64_t gate_deadline;
     _Atomic(Recorders *) recorders; /* dirty bitmaps that record it (dirty-bitmap.c); NULL: none */
-    _Atomic int64_t pace_ns;               /* by how much writes are slowed down */
+    _Atomic int64_t pace_ns, pace_until; /* by how much writes are slowed down, and how long */
     CoMutex flush_lock; /* one flush of the driver at a time; before any lock of the driver */
     CoRangeLock
         rmw_lock; /* padded writes exclude overlapping ones; before any lock of the driver */
@@ -157,6 +158,8 @@ struct Node {
     unsigned perm, shared; /* cumulative, N2 */
     GPtrArray *parents;    /* Edge *, target == this */
     GPtrArray *children;   /* Edge *, parent == this */
+    GPtrArray
+        *parked; /* Edge *: had been `backing`; requests may still remember them; NULL: none */
     Transaction *reserved_by;
     Change *unsettled; /* the change whose old node this is, until it is settled */
     uint64_t serial;   /* order of creation */

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Chains of backing nodes: finding one's way, and the changes at the end of a job.  See chain.h.
+ *
+ * The nodes that a job works on are held by edges of the job, so nobody else changes the chain between them; two jobs side by side on one
+ * chain may end at once, and take turns (chain_lock).
+ */
+#include "chain.h"
+#include "../node-internal.h"
+#include "block/change.h"
+#include "block/io.h"
+#include "util/log.h"
+#include <string.h>
+
+static CoMutex lock;
+
+void coroutine_fn chain_lock(void)
+{
+    static bool initialised;
+
+    if (!initialised) {
+        co_mutex_init(&lock);
+        initialised = true;
+    }
+    co_mutex_lock(&lock);
+}
+
+void chain_unlock(void)
+{
+    co_mutex_unlock(&lock);
+}
+
+/* ---- finding ---- */
+
+Node *chain_backing(const Node *n)
+{
+    Edge *e = atomic_load_explicit(&((Node *)n)->backing, memory_order_acquire);
+
+    return e ? e->target : NULL;
+}
+
+bool chain_contains(const Node *top, const Node *n)
+{
+    while (top && top != n) {
+        top = chain_backing(top);
+    }
+    return top;
+}
+
+Node *chain_overlay(Node *top, const Node *n)
+{
+    while (top && chain_backing(top) != n) {
+        top = chain_backing(top);
+    }
+    return top;
+}
+
+static bool same_name(const Node *overlay, const Node *n, const char *name)
+{
+    g_autofree char *full = NULL, *a = NULL, *b = NULL;
+
+    if (!n->filename) {
+        return false;
+    }
+    if (strcmp(n->filename, name) == 0) {
+        return true;
+    }
+    full = filename_resolve(overlay->filename, name);
+    if (strcmp(full, n->filename) == 0) {
+        return true;
+    }
+    a = realpath(full, NULL);
+    b = realpath(n->filename, NULL);
+    return a && b && strcmp(a, b) == 0;
+}
+
+Node *chain_find_file(Node *top, const char *name)
+{
+    for (Node *n = top, *b; (b = chain_backing(n)); n = b) {
+        if (same_name(n, b, name)) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
+/* ---- filters ---- */
+
+static int coroutine_fn filter_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
+                                      unsigned flags)
+{
+    return edge_preadv(n->file, r, offset, iov, flags);
+}
+
+static void filter_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
+                        unsigned *perm, unsigned *shared)
+{
+    (void)n;
+    (void)role;
+    (void)parent_shared;
+    *perm = parent_perm & PERM_CONSISTENT_READ;
+    *shared = PERM_ALL;
+}
+
+#define FILTER(driver_name)                                                                        \
+    {                                                                                              \
+        .name = driver_name, .is_filter = true, .child_perm = filter_perm, .preadv = filter_preadv \
+    }
+static const BlockDriver filters[] = {FILTER("commit_top"), FILTER("mirror_top"),
+                                      FILTER("copy-on-read")};
+
+static bool is_job_filter(const Node *n)
+{
+    return n->driver >= filters && n->driver < filters + G_N_ELEMENTS(filters);
+}
+
+Node *chain_lookup(const char *name, Error **errp)
+{
+    Node *n = node_lookup(NULL, name, errp);
+
+    return n && is_job_filter(n) ? n->file->target : n;
+}
+
+bool coroutine_fn chain_add_filter(Node *n, const char *name, const char *driver, Node **ret_filter,
+                                   Error **errp)
+{
+    const BlockDriver *drv = NULL;
+    Node *f;
+
+    *ret_filter = NULL;
+    if (!name) {
+        return true;
+    }
+    if (!node_name_check(name, errp) || !node_name_reserve(name, n, errp)) {
+        return false;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(filters); i++) {
+        drv = strcmp(filters[i].name, driver) == 0 ? &filters[i] : drv;
+    }
+    f = node_alloc(drv, name);
+    f->limits = n->limits;
+    atomic_store(&f->size, atomic_load(&n->size));
+    atomic_store(&f->read_only, true);
+    f->filename = g_strdup(n->filename);
+    node_name_release(name, n);
+    node_register(f);
+    f->file = edge_attach(n, f, NULL, NULL, "backing", EDGE_FILTERED, PERM_NONE, PERM_ALL, errp);
+    if (!f->file) {
+        node_unref(f);
+        return false;
+    }
+    *ret_filter = f;
+    return true;
+}
+
+void coroutine_fn chain_remove_filter(Node *filter)
+{
+    if (filter) {
+        node_detach_children(filter);
+        node_unref(filter);
+    }
+}
+
+/* ---- beginning ---- */
+
+bool coroutine_fn chain_wait_free(Node *top, const Node *bottom, Error **errp)
+{
+    bool waited;
+
+    /* The chain may be another one after a wait. */
+    do {
+        waited = false;
+        for (Node *n = top; n && !waited; n = n == bottom ? NULL : chain_backing(n)) {
+            waited = n->reserved_by;
+            if (!node_wait_unreserved(n, errp)) {
+                return false;
+            }
+        }
+    } while (waited);
+    for (Node *n = top; n; n = n == bottom ? NULL : chain_backing(n)) {
+        if (!node_check_no_job(n, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void coroutine_fn chain_set_lenient(Node *top, const Node *base, bool lenient)
+{
+    for (Node *n = top; n && n != base; n = chain_backing(n)) {
+        Edge *e = atomic_load(&n->backing);
+
+        if (e) {
+            e->lenient = lenient;
+        }
+    }
+    perm_lower(top);
+}
+
+uint32_t chain_granularity(const Node *n, uint64_t size)
+{
+    g_auto(ImageFacts) f = {0};
+    g_autoptr(Error) err = NULL;
+    uint32_t granularity = 65536;
+
+    if (n->driver->facts && n->driver->facts((Node *)n, &f, &err)) {
+        granularity = MAX(granularity, MIN(f.cluster_size, UINT64_C(2) << 20));
+    }
+    /* At most 32 MiB of marks. */
+    while (granularity < UINT32_C(1) << 30 && size / granularity > UINT64_C(1) << 28) {
+        granularity *= 2;
+    }
+    return granularity;
+}
+
+/* ---- end ---- */
+
+static char *full_name(const Node *n)
+{
+    if (g_str_has_prefix(n->filename, "json:") || strstr(n->filename, "://") ||
+        g_path_is_absolute(n->filename)) {
+        return g_strdup(n->filename);
+    }
+    return g_canonicalize_filename(n->filename, NULL);
+}
+
+bool coroutine_fn chain_write_backing(Node *n, const Node *backing, const char *file,
+                                      bool mask_protocol, Error **errp)
+{
+    bool was_read_only = atomic_load(&n->read_only), ok;
+    g_autofree char *name = NULL;
+    g_autoptr(Error) err = NULL;
+    const char *format = NULL;
+
+    if (!n->driver->set_backing_string) {
+        return true;
+    }
+    if (backing) {
+        name = file ? g_strdup(file) : backing->filename ? full_name(backing) : NULL;
+        format = mask_protocol && backing->driver->is_protocol ? "raw" : backing->driver->name;
+    }
+    if (!node_set_writable(n, errp)) {
+        return false;
+    }
+    ok = n->driver->set_backing_string(n, name, name ? format : NULL, errp);
+    if (was_read_only && !node_set_read_only(n, &err)) {
+        log_warn("%s: stays open for writing: %s", n->name, err->message);
+    }
+    return ok;
+}
+
+void coroutine_fn chain_move(GPtrArray *edges, Node *to)
+{
+    Change *c = change_new();
+
+    for (guint i = 0; i < edges->len; i++) {
+        change_add_edge(c, g_ptr_array_index(edges, i), to ? to : node_nothing());
+    }
+    change_arm(c);
+    change_cut(c); /* not held: cannot fail */
+    change_fold(c);
+    change_free(c);
+    for (guint i = 0; i < edges->len && !to; i++) {
+        edge_park(g_ptr_array_index(edges, i));
+    }
+}
+
+/* ---- the journal's part ---- */
+
+JobRelink *job_relink;
+
+static const char *file_of(const Node *n)
+{
+    while (n && n->file) {
+        n = n->file->target;
+    }
+    return n && n->driver->is_protocol ? n->filename : NULL;
+}
+
+bool coroutine_fn chain_relink(const Node *n, const Node *overlay, Error **errp)
+{
+    const char *file = file_of(n);
+
+    return !job_relink || !file || job_relink(file, overlay ? file_of(overlay) : NULL, errp);
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What the jobs that merge a backing chain share; private to block/job/.  Control thread.
+ */
+#ifndef BLOCK_JOB_CHAIN_H
+#define BLOCK_JOB_CHAIN_H
+
+#include "block/graph.h"
+#include "block/job.h"
+
+/* One at a time: looking at a chain in order to change it.  Innermost but for what changes of the graph take. */
+void coroutine_fn chain_lock(void);
+void chain_unlock(void);
+
+Node *chain_backing(const Node *n);
+/* Is n `top`, or below it by backing edges? */
+bool chain_contains(const Node *top, const Node *n);
+/* The node above `n` in the chain from `top`; NULL: none. */
+Node *chain_overlay(Node *top, const Node *n);
+/* The backing node of some node from `top` on down whose file is `name`, as written in headers or in full; NULL: none. */
+Node *chain_find_file(Node *top, const char *name);
+/* A node by name; the filter of a job stands for the node below it. */
+Node *chain_lookup(const char *name, Error **errp);
+/* Waits (bounded) until no transaction has a node from `top` down to `bottom` (NULL: the end) reserved, then looks whether a job has one. */
+bool coroutine_fn chain_wait_free(Node *top, const Node *bottom, Error **errp);
+
+/* A node of that name that is there while the job runs, above n: for those who look for the filters that others insert.  Name NULL:
+ * nothing, *ret_filter is NULL. */
+bool coroutine_fn chain_add_filter(Node *n, const char *name, const char *driver, Node **ret_filter,
+                                   Error **errp);
+void coroutine_fn chain_remove_filter(Node *filter);
+
+/* Backing edges from top down to base: what changes in base does not show in top.  Ends with false. */
+void coroutine_fn chain_set_lenient(Node *top, const Node *base, bool lenient);
+
+/* Makes `backing` (NULL: none) what the header of n names, durably; n may be read-only.  file: what to write instead of its name; mask_protocol: a
+ * protocol node's format is written as raw. */
+bool coroutine_fn chain_write_backing(Node *n, const Node *backing, const char *file,
+                                      bool mask_protocol, Error **errp);
+/* Moves edges that nobody writes through to a node that reads the same, at one instant.  Edge * in `edges`; to NULL: their parents have no
+ * backing any more. */
+void coroutine_fn chain_move(GPtrArray *edges, Node *to);
+
+/* The disk in `n` is from now on what `overlay` (NULL: nobody) is on top of: told to the snapshot journal, durably, before it is so. */
+bool coroutine_fn chain_relink(const Node *n, const Node *overlay, Error **errp);
+
+/* The size of what is marked as a whole, for a disk of `size` bytes that is copied into n. */
+uint32_t chain_granularity(const Node *n, uint64_t size);
+
+#endif

@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The job `commit`: what the nodes from top down to base have, and base has not, is written into base.
+ *
+ *   intermediate  top has overlays and no writers: they get base as their backing node in the end
+ *   active        top is what guests write to: they move to base in the end (commit-active.c)
+ *
+ * While it runs, base changes only where some node from top down to above base decides, so nobody who reads top or above sees it.  Reading a
+ * node in between, or another overlay of base, would show it: the job shares neither.  The backing edges from top down to base are
+ * marked lenient for it (perm.c).
+ *
+ * Base was read-only, as a backing node is, and becomes writable for the job.
+ *
+ * The end of an intermediate commit, each step durable before the next:
+ *   data in base | header of every overlay of top names base | journal | the overlays' edges move, at one instant
+ * After a crash in between the chain is whole either way, since base reads the same through top as without it.
+ */
+#include "commit.h"
+#include "../node-internal.h"
+#include "block/io.h"
+#include "qapi-types.h"
+#include "util/log.h"
+#include <errno.h>
+#include <string.h>
+
+/* ---- data ---- */
+
+static int coroutine_fn scan(void *opaque, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes)
+{
+    CommitJob *c = opaque;
+    Request r;
+    int ret;
+
+    request_begin(&r, REQUEST_READ);
+    ret = edge_block_status_until(c->top_edge, &r, c->last, guest(offset), bytes, REQ_COPY,
+                                  ret_bytes);
+    request_end(&r);
+    return ret < 0 ? ret : (ret & STATUS_ALLOCATED) != 0;
+}
+
+static int coroutine_fn write_down(CommitJob *c, uint64_t offset, void *buf, uint64_t bytes,
+                                   bool zero)
+{
+    Request r;
+    int ret;
+
+    request_begin(&r, REQUEST_WRITE);
+    ret = zero ? edge_pwrite_zeroes(c->base_edge, &r, guest(offset), bytes, REQ_MAY_UNMAP)
+               : edge_pwrite(c->base_edge, &r, guest(offset), buf, bytes, 0);
+    request_end(&r);
+    return ret;
+}
+
+static int coroutine_fn copy_down(void *opaque, uint64_t offset, uint64_t bytes, uint8_t *buf,
+                                  bool *ret_reading)
+{
+    CommitJob *c = opaque;
+    uint64_t end = offset + bytes, len;
+    int ret = 0, status;
+
+    for (; offset < end && ret == 0; offset += len) {
+        Request r;
+
+        *ret_reading = true;
+        request_begin(&r, REQUEST_READ);
+        ret = status = edge_block_status_until(c->top_edge, &r, c->last, guest(offset),
+                                               end - offset, REQ_COPY, &len);
+        if (ret >= 0) {
+            ret = status & STATUS_DATA
+                      ? edge_pread(c->top_edge, &r, guest(offset), buf, len, REQ_COPY)
+                      : 0;
+        }
+        request_end(&r);
+        if (ret == 0 && (status & STATUS_ALLOCATED)) {
+            *ret_reading = false;
+            ret =
+                write_down(c, offset, buf, len, (status & STATUS_ZERO) || buffer_is_zero(buf, len));
+        }
+    }
+    return ret;
+}
+
+static bool coroutine_fn grow_base(CommitJob *c, Error **errp)
+{
+    uint64_t size = atomic_load(&c->top->size);
+    Request r;
+    int ret = 0;
+
+    if (atomic_load(&c->base->size) < size) {
+        request_begin(&r, REQUEST_WRITE);
+        ret = edge_truncate(c->base_edge, &r, size, false);
+        request_end(&r);
+    }
+    if (ret < 0) {
+        error_set_errno(errp, -ret, c->base->name, "resize", "Could not resize node '%s'",
+                        c->base->name);
+        return false;
+    }
+    return true;
+}
+
+/* An overlay that is longer than top read zeroes behind its end; base must not show more. */
+static bool coroutine_fn zero_tail(CommitJob *c, Error **errp)
+{
+    uint64_t from = atomic_load(&c->top->size), to = 0;
+    int ret;
+
+    for (guint i = 0; i < c->top->parents->len; i++) {
+        const Edge *e = g_ptr_array_index(c->top->parents, i);
+
+        if (e->role == EDGE_COW) {
+            to = MAX(to, atomic_load(&e->parent->size));
+        }
+    }
+    to = MIN(to, atomic_load(&c->base->size));
+    ret = from < to ? write_down(c, from, NULL, to - from, true) : 0;
+    if (ret < 0) {
+        error_set_errno(errp, -ret, c->base->name, "write", "Could not write to node '%s'",
+                        c->base->name);
+    }
+    return ret == 0;
+}
+
+static bool coroutine_fn intermediate_run(CommitJob *c, Error **errp)
+{
+    job_set_total(&c->job, c->copy.size);
+    if (!copy_scan(&c->copy) || !copy_run(&c->copy, -1, false)) {
+        if (atomic_load(&c->copy.error) < 0) {
+            copy_error(&c->copy, errp);
+        }
+        return false;
+    }
+    atomic_store(&c->job.progress, c->copy.size);
+    return zero_tail(c, errp);
+}
+
+static bool coroutine_fn run(Job *j, Error **errp)
+{
+    CommitJob *c = (CommitJob *)j;
+
+    if (!grow_base(c, errp)) {
+        return false;
+    }
+    c->copy.size = atomic_load(&c->top->size);
+    if (!copy_init(&c->copy, chain_granularity(c->base, c->copy.size), errp)) {
+        return false;
+    }
+    c->copying = true;
+    return c->active ? commit_active_run(c, errp) : intermediate_run(c, errp);
+}
+
+/* ---- the end ---- */
+
+/* Edges that shall lead to base: all but those of jobs and of our filter. */
+static GPtrArray *edges_to_move(CommitJob *c, bool backing_only)
+{
+    GPtrArray *edges = g_ptr_array_new();
+
+    for (guint i = 0; i < c->top->parents->len; i++) {
+        Edge *e = g_ptr_array_index(c->top->parents, i);
+
+        if (!edge_is_job(e) && e->parent != c->filter && (!backing_only || e->role == EDGE_COW)) {
+            g_ptr_array_add(edges, e);
+        }
+    }
+    return edges;
+}
+
+/* All overlays' headers name base, or all name what they did. */
+static bool coroutine_fn write_headers(CommitJob *c, Error **errp)
+{
+    g_autoptr(GPtrArray) edges = edges_to_move(c, true);
+
+    for (guint i = 0; i < edges->len; i++) {
+        Node *overlay = ((Edge *)g_ptr_array_index(edges, i))->parent;
+
+        if (chain_write_backing(overlay, c->base, c->backing_file, c->mask_protocol, errp)) {
+            continue;
+        }
+        while (i-- > 0) {
+            g_autoptr(Error) err = NULL;
+
+            overlay = ((Edge *)g_ptr_array_index(edges, i))->parent;
+            if (!chain_write_backing(overlay, c->top, NULL, c->mask_protocol, &err)) {
+                log_warn("%s: its header names a backing file that it has not got yet: %s",
+                         overlay->name, err->message);
+            }
+        }
+        return false;
+    }
+    return true;
+}
+
+static bool coroutine_fn relink(CommitJob *c, Error **errp)
+{
+    g_autoptr(GPtrArray) edges = edges_to_move(c, true);
+    Node *overlay = edges->len > 0 ? ((Edge *)g_ptr_array_index(edges, 0))->parent : NULL;
+
+    for (Node *n = c->top; n && n != c->base; n = chain_backing(n)) {
+        if (!chain_relink(n, NULL, errp)) {
+            return false;
+        }
+    }
+    return chain_relink(c->base, overlay, errp);
+}
+
+static bool coroutine_fn intermediate_prepare(CommitJob *c, Error **errp)
+{
+    g_autoptr(GPtrArray) edges = NULL;
+    bool ok;
+
+    if (!node_write_out(c->base, errp)) {
+        return false;
+    }
+    chain_lock();
+    ok = write_headers(c, errp) && relink(c, errp);
+    if (ok) {
+        edges = edges_to_move(c, false);
+        chain_move(edges, c->base);
+    }
+    chain_unlock();
+    return ok;
+}
+
+static bool coroutine_fn prepare(Job *j, Error **errp)
+{
+    CommitJob *c = (CommitJob *)j;
+
+    return c->active ? commit_active_prepare(c, errp) : intermediate_prepare(c, errp);
+}
+
+static void coroutine_fn clean(Job *j)
+{
+    CommitJob *c = (CommitJob *)j;
+    g_autoptr(Error) err = NULL;
+
+    if (c->recording) {
+        node_set_pace(c->top, 0, 0);
+        node_unrecord(c->top, c->copy.todo);
+        c->recording = false;
+    }
+    if (c->copying) {
+        copy_clear(&c->copy);
+        c->copying = false;
+    }
+    job_remove_nodes(j);
+    chain_remove_filter(c->filter);
+    c->filter = NULL;
+    if (c->base_was_read_only && !c->pivoted && !node_set_read_only(c->base, &err)) {
+        log_warn("%s: stays open for writing: %s", c->base->name, err->message);
+    }
+    if (c->lenient) {
+        chain_set_lenient(c->top, c->base, false);
+        c->lenient = false;
+    }
+    perm_lower(c->base);
+    g_clear_pointer(&c->device, node_unref);
+    g_clear_pointer(&c->top, node_unref);
+    g_clear_pointer(&c->base, node_unref);
+}
+
+static void free_commit(Job *j)
+{
+    g_free(((CommitJob *)j)->backing_file);
+}
+
+static const JobDriver driver_intermediate = {
+    .kind = JOB_COMMIT,
+    .size = sizeof(CommitJob),
+    .block_job = true,
+    .run = run,
+    .prepare = prepare,
+    .clean = clean,
+    .free = free_commit,
+};
+
+static const JobDriver driver_active = {
+    .kind = JOB_COMMIT,
+    .size = sizeof(CommitJob),
+    .block_job = true,
+    .run = run,
+    .prepare = prepare,
+    .clean = clean,
+    .complete = commit_active_complete,
+    .soft_cancel = commit_active_soft_cancel,
+    .free = free_commit,
+};
+
+/* ---- the beginning ---- */
+
+/* The device: a node that no other node uses (filters excepted, as all of them are seen through). */
+static Node *find_device(const char *name, Error **errp)
+{
+    Node *n = node_find(name);
+
+    if (!n) {
+        error_set_class(errp, ERROR_CLASS_DEVICE_NOT_FOUND, ERROR_NOT_FOUND, name, "commit",
+                        "Device '%s' not found", name);
+        return NULL;
+    }
+    for (guint i = 0; i < n->parents->len; i++) {
+        const Edge *e = g_ptr_array_index(n->parents, i);
+
+        if (e->parent && !e->parent->hidden && e->role != EDGE_FILTERED) {
+            error_set(errp, ERROR_INVALID, name, "commit", "Need a root block node");
+            return NULL;
+        }
+    }
+    return n;
+}
+
+static bool not_in_chain(const Node *n, Error **errp)
+{
+    error_set(errp, ERROR_INVALID, n->name, "commit", "'%s' is not in this backing file chain",
+              n->name);
+    return false;
+}
+
+static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_top, Node **ret_base,
+                       Error **errp)
+{
+    Node *device = find_device(a->device, errp), *top, *base;
+
+    if (!device) {
+        return false;
+    }
+    if (a->top_node && a->top) {
+        error_set(errp, ERROR_INVALID, a->device, "commit",
+                  "'top-node' and 'top' are mutually exclusive");
+        return false;
+    }
+    top = device;
+    if (a->top_node) {
+        top = chain_lookup(a->top_node, errp);
+        if (!top) {
+            return false;
+        }
+        if (!chain_contains(device, top)) {
+            return not_in_chain(top, errp);
+        }
+    } else if (a->top && g_strcmp0(device->filename, a->top) != 0) {
+        top = chain_find_file(device, a->top);
+        if (!top) {
+            error_set(errp, ERROR_NOT_FOUND, a->device, "commit", "Top image file %s not found",
+                      a->top);
+            return false;
+        }
+    }
+    if (a->base_node && a->base) {
+        error_set(errp, ERROR_INVALID, a->device, "commit",
+                  "'base-node' and 'base' are mutually exclusive");
+        return false;
+    }
+    if (a->base_node) {
+        base = chain_lookup(a->base_node, errp);
+        if (!base) {
+            return false;
+        }
+        if (!chain_contains(top, base)) {
+            return not_in_chain(base, errp);
+        }
+    } else if (a->base) {
+        base = chain_find_file(top, a->base);
+        if (!base) {
+            error_set(errp, ERROR_NOT_FOUND, a->device, "commit",
+                      "Can't find '%s' in the backing chain", a->base);
+            return false;
+        }
+    } else {
+        for (base = top; chain_backing(base); base = chain_backing(base)) {
+        }
+        if (base == top) {
+            error_set(errp, ERROR_INVALID, a->device, "commit", "There is no backing image");
+            return false;
+        }
+    }
+    if (top == base) {
+        error_set(errp, ERROR_INVALID, a->device, "commit", "cannot commit an image into itself");
+        return false;
+    }
+    *ret_device = device;
+    *ret_top = top;
+    *ret_base = base;
+    return true;
+}
+
+/* Holds the nodes, and makes base writable. */
+static bool coroutine_fn take_nodes(CommitJob *c, Error **errp)
+{
+    bool grow = atomic_load(&c->base->size) < atomic_load(&c->top->size);
+    Job *j = &c->job;
+
+    c->last = chain_overlay(c->top, c->base);
+    chain_set_lenient(c->top, c->base, true);
+    c->lenient = true;
+    if (c->device != c->top &&
+        !job_add_node(j, c->device, "main node", PERM_NONE, PERM_ALL, errp)) {
+        return false;
+    }
+    c->top_edge =
+        job_add_node(j, c->top, "top", PERM_CONSISTENT_READ,
+                     c->active ? PERM_ALL : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
+    if (!c->top_edge) {
+        return false;
+    }
+    for (Node *n = chain_backing(c->top); n != c->base; n = chain_backing(n)) {
+        if (!job_add_node(j, n, "intermediate node", PERM_NONE, PERM_WRITE_UNCHANGED | PERM_WRITE,
+                          errp)) {
+            return false;
+        }
+    }
+    c->base_was_read_only = atomic_load(&c->base->read_only);
+    if (!node_set_writable(c->base, errp)) {
+        c->base_was_read_only = false;
+        return false;
+    }
+    c->base_edge = job_add_node(j, c->base, "base",
+                                PERM_CONSISTENT_READ | PERM_WRITE | (grow ? PERM_RESIZE : 0),
+                                PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
+    return c->base_edge;
+}
+
+static bool coroutine_fn start(const BlockCommitArg *a, Error **errp)
+{
+    JobArgs args = {
+        .id = a->job_id,
+        .speed = a->has_speed ? a->speed : 0,
+        .manual_finalize = a->has_auto_finalize && !a->auto_finalize,
+        .manual_dismiss = a->has_auto_dismiss && !a->auto_dismiss,
+    };
+    Node *device, *top, *base;
+    CommitJob *c;
+    bool active;
+
+    if (!find_nodes(a, &device, &top, &base, errp) || !chain_wait_free(device, device, errp) ||
+        !find_nodes(a, &device, &top, &base, errp) || !chain_wait_free(top, base, errp) ||
+        !find_nodes(a, &device, &top, &base, errp)) {
+        return false;
+    }
+    active = top == device || (top->perm & PERM_WRITE);
+    if (active && a->backing_file) {
+        error_set(errp, ERROR_INVALID, a->device, "commit",
+                  "'backing-file' specified, but 'top' is the active layer");
+        return false;
+    }
+    c = (CommitJob *)job_new(active ? &driver_active : &driver_intermediate, &args, errp);
+    if (!c) {
+        return false;
+    }
+    c->active = active;
+    c->device = node_ref(device);
+    c->top = node_ref(top);
+    c->base = node_ref(base);
+    c->backing_file = g_strdup(a->backing_file);
+    c->mask_protocol = a->has_backing_mask_protocol && a->backing_mask_protocol;
+    c->max_delay = (a->has_max_write_delay ? a->max_write_delay : 100) * INT64_C(1000000);
+    c->copy = (Copy){
+        .job = &c->job,
+        .scan = scan,
+        .copy = copy_down,
+        .opaque = c,
+        .on_error = a->has_on_error ? (JobOnError)a->on_error : JOB_ON_ERROR_REPORT,
+        .count_skipped = !active,
+    };
+    if (!chain_add_filter(top, a->filter_node_name, active ? "mirror_top" : "commit_top",
+                          &c->filter, errp) ||
+        !take_nodes(c, errp)) {
+        clean(&c->job);
+        job_drop(&c->job);
+        return false;
+    }
+    job_start(&c->job);
+    return true;
+}
+
+bool coroutine_fn job_commit_start(const BlockCommitArg *a, Error **errp)
+{
+    bool ok;
+
+    chain_lock();
+    ok = start(a, errp);
+    chain_unlock();
+    return ok;
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The job `commit`: what its two files share; private to block/job/.
+ */
+#ifndef BLOCK_JOB_COMMIT_H
+#define BLOCK_JOB_COMMIT_H
+
+#include "chain.h"
+#include "copy.h"
+
+typedef struct CommitJob {
+    Job job;
+    bool active;
+    Node *device, *top, *base; /* references, until clean */
+    Node *last;                /* the one above base */
+    Edge *top_edge, *base_edge;
+    Node *filter; /* NULL: none */
+    bool base_was_read_only, lenient;
+    char *backing_file; /* NULL: base's name */
+    bool mask_protocol;
+    Copy copy;
+    bool copying; /* copy is initialised */
+    /* active */
+    bool recording, completing, pivoted;
+    int64_t max_delay; /* ns by which a write may be slowed down */
+    Timer tick;
+} CommitJob;
+
+/* ---- commit-active.c ---- */
+
+/* From the first copy to ready, and to the end that is asked for. */
+bool coroutine_fn commit_active_run(CommitJob *c, Error **errp);
+bool coroutine_fn commit_active_prepare(CommitJob *c, Error **errp);
+bool commit_active_complete(Job *j, Error **errp);
+bool commit_active_soft_cancel(Job *j);
+
+#endif

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The workers that carry a job's data; see copy.h.
+ */
+#include "copy.h"
+#include "block/io.h"
+#include "block/iothread-objects.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A piece that keeps failing and is tried again and again shall not take a processor. */
+#define RETRY_NS INT64_C(100000000)
+
+bool coroutine_fn copy_init(Copy *c, uint32_t granularity, Error **errp)
+{
+    IOThread *t = iothread_jobs(errp);
+
+    if (!t) {
+        return false;
+    }
+    c->loop = iothread_loop(t);
+    c->todo = dirty_bitmap_new(c->size, granularity);
+    if (!c->todo) {
+        error_set_errno(errp, ENOMEM, c->job->id, "job", "Could not keep track of what to copy");
+        return false;
+    }
+    pthread_mutex_init(&c->lock, NULL);
+    return true;
+}
+
+void copy_clear(Copy *c)
+{
+    if (c->todo) {
+        dirty_bitmap_free(c->todo);
+        c->todo = NULL;
+        pthread_mutex_destroy(&c->lock);
+    }
+}
+
+void copy_error(const Copy *c, Error **errp)
+{
+    int err = -atomic_load(&((Copy *)c)->error);
+
+    error_set(errp, error_kind_of_errno(err), c->job->id, "copy", "%s", strerror(err));
+    (*errp)->err = err;
+}
+
+/* A job that is cancelled softly ends well: it has to carry the rest. */
+static bool is_ended(Job *j)
+{
+    return job_is_cancelled(j) && !atomic_load(&j->soft);
+}
+
+static bool may_go_on(Copy *c)
+{
+    return atomic_load(&c->error) == 0 && !is_ended(c->job);
+}
+
+/* True: go on (the piece has to be done again unless it was left out). */
+static bool coroutine_fn failed(Copy *c, bool reading, int err)
+{
+    int none = 0;
+
+    switch (job_storage_error(c->job, c->on_error, reading, err)) {
+    case JOB_ACTION_REPORT:
+        atomic_compare_exchange_strong(&c->error, &none, err);
+        return false;
+    case JOB_ACTION_IGNORE:
+        if (c->ignore_leaves_out) {
+            atomic_compare_exchange_strong(&c->left_out, &none, err);
+        } else {
+            co_sleep_ns(RETRY_NS);
+        }
+        break;
+    case JOB_ACTION_STOP:
+        break; /* the next point is where it stops */
+    }
+    return true;
+}
+
+/* ---- pieces ---- */
+
+static bool is_busy(const Copy *c, uint64_t offset, uint64_t bytes, uint64_t *ret_end)
+{
+    for (unsigned i = 0; i < COPY_WORKERS; i++) {
+        const CopyPiece *p = &c->piece[i];
+
+        if (p->bytes && p->offset < offset + bytes && offset < p->offset + p->bytes) {
+            *ret_end = p->offset + p->bytes;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Under lock: the first marked piece in [from, end) that nobody carries. */
+static bool find_piece(Copy *c, uint64_t from, uint64_t end, uint64_t max, CopyPiece *ret)
+{
+    uint64_t granule = dirty_bitmap_granularity(c->todo), busy_end;
+
+    while (from < end && dirty_bitmap_next(c->todo, from, max, &ret->offset, &ret->bytes)) {
+        if (ret->offset >= end) {
+            return false;
+        }
+        ret->bytes = MIN(ret->bytes, MAX(max, granule));
+        /* Pieces are aligned to their greatest length, so that they do not come to straddle tables. */
+        if (ret->offset % max + ret->bytes > max && max > granule) {
+            ret->bytes = max - ret->offset % max;
+        }
+        if (!is_busy(c, ret->offset, ret->bytes, &busy_end)) {
+            return true;
+        }
+        if (!is_busy(c, ret->offset, MIN(granule, ret->bytes), &busy_end)) {
+            ret->bytes = MIN(granule, ret->bytes);
+            return true;
+        }
+        from = (busy_end + granule - 1) / granule * granule;
+    }
+    return false;
+}
+
+static bool take(Copy *c, unsigned index)
+{
+    uint64_t granule = dirty_bitmap_granularity(c->todo);
+    uint64_t max = job_piece(c->job, granule, MAX(COPY_PIECE_MAX, granule));
+    CopyPiece *p = &c->piece[index], found;
+    bool ok;
+
+    pthread_mutex_lock(&c->lock);
+    ok = find_piece(c, c->cursor, c->size, max, &found) ||
+         find_piece(c, 0, MIN(c->cursor, c->size), max, &found);
+    if (ok) {
+        *p = found;
+        c->cursor = (found.offset + found.bytes + granule - 1) / granule * granule;
+        dirty_bitmap_clear(c->todo, found.offset, found.bytes);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return ok;
+}
+
+static void give_back(Copy *c, unsigned index, bool done)
+{
+    CopyPiece *p = &c->piece[index];
+
+    pthread_mutex_lock(&c->lock);
+    if (!done) {
+        dirty_bitmap_set(c->todo, p->offset, p->bytes);
+    }
+    p->bytes = 0;
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void coroutine_fn carry(void *opaque, unsigned index)
+{
+    Copy *c = opaque;
+    uint8_t *buf = block_try_alloc(MAX(COPY_PIECE_MAX, dirty_bitmap_granularity(c->todo)));
+    int none = 0;
+
+    if (!buf) {
+        atomic_compare_exchange_strong(&c->error, &none, -ENOMEM);
+        return;
+    }
+    for (;;) {
+        bool hurry = atomic_load(&c->hurry), reading = false;
+        uint64_t bytes;
+        int ret;
+
+        if (!hurry) {
+            job_point(c->job);
+        }
+        if (clock_ns() >= atomic_load(&c->deadline) || !may_go_on(c) || !take(c, index)) {
+            break;
+        }
+        bytes = c->piece[index].bytes;
+        if (!hurry && !job_throttle(c->job, bytes) && is_ended(c->job)) {
+            give_back(c, index, false);
+            break;
+        }
+        ret = c->copy(c->opaque, c->piece[index].offset, bytes, buf, &reading);
+        if (ret == 0) {
+            give_back(c, index, true);
+            job_progress(c->job, bytes);
+            continue;
+        }
+        if (!failed(c, reading, ret)) {
+            give_back(c, index, false);
+            break;
+        }
+        /* Where it is left out, it is as if it had been carried. */
+        ret = c->ignore_leaves_out ? atomic_load(&c->left_out) : 0;
+        give_back(c, index, ret < 0);
+        if (ret < 0) {
+            job_progress(c->job, bytes);
+        }
+    }
+    free(buf);
+}
+
+bool coroutine_fn copy_run(Copy *c, int64_t deadline_ns, bool hurry)
+{
+    atomic_store(&c->deadline, deadline_ns < 0 ? INT64_MAX : deadline_ns);
+    atomic_store(&c->hurry, hurry);
+    job_run_workers(c->job, c->loop, COPY_WORKERS, carry, c);
+    return may_go_on(c);
+}
+
+/* ---- looking what there is ---- */
+
+static void coroutine_fn scan(void *opaque, unsigned index)
+{
+    Copy *c = opaque;
+    uint64_t offset = 0, len;
+
+    (void)index;
+    while (offset < c->size && may_go_on(c)) {
+        int ret;
+
+        job_point(c->job);
+        ret = c->scan(c->opaque, offset, MIN(c->size - offset, UINT64_C(1) << 30), &len);
+
+        if (ret < 0) {
+            if (!failed(c, true, ret)) {
+                return;
+            }
+            if (!c->ignore_leaves_out || atomic_load(&c->left_out) == 0) {
+                continue;
+            }
+            len = MIN(dirty_bitmap_granularity(c->todo), c->size - offset);
+            ret = 0;
+        }
+        if (ret > 0) {
+            dirty_bitmap_set(c->todo, offset, len);
+        }
+        offset += len;
+    }
+}
+
+bool coroutine_fn copy_scan(Copy *c)
+{
+    uint64_t marked;
+
+    job_run_workers(c->job, c->loop, 1, scan, c);
+    marked = dirty_bitmap_count(c->todo);
+    if (c->count_skipped && may_go_on(c) && marked < c->size) {
+        job_progress(c->job, c->size - marked);
+    }
+    return may_go_on(c);
+}
