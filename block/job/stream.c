@@ -283,11 +283,6 @@ static bool coroutine_fn take_nodes(StreamJob *s, Error **errp)
         s->was_read_only = false;
         return false;
     }
-    s->edge = job_add_node(&s->job, s->device, "main node",
-                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, PERM_ALL, errp);
-    if (!s->edge) {
-        return false;
-    }
     for (Node *n = s->device; n != s->bottom;) {
         n = chain_backing(n);
         if (!job_add_node(&s->job, n, "intermediate node", PERM_NONE,
@@ -295,7 +290,9 @@ static bool coroutine_fn take_nodes(StreamJob *s, Error **errp)
             return false;
         }
     }
-    return true;
+    s->edge = job_add_node(&s->job, s->device, "main node",
+                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, PERM_ALL, errp);
+    return s->edge;
 }
 
 static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
