@@ -96,17 +96,7 @@ static bool refuse(const SnapshotFile *f, int err, Error **errp)
 
 static bool lock_for_create(const SnapshotFile *f, int fd, Error **errp)
 {
-    if (!file_lock_supported(fd)) {
-        return true;
-    }
-    if (!file_lock_take(fd, f->path, file_create_locks, errp)) {
-        return false;
-    }
-    if (!file_lock_check(fd, f->path, file_create_locks, errp)) {
-        file_lock_drop(fd, f->path, file_create_locks);
-        return false;
-    }
-    return true;
+    return !file_lock_supported(fd) || file_lock_get(fd, f->path, file_create_locks, errp);
 }
 
 static void unlock(const SnapshotFile *f, int fd)

@@ -101,8 +101,7 @@ bool file_image_create(const char *path, uint64_t size, FileSpace space, Error *
         return false;
     }
     locks = file_lock_supported(fd);
-    ok = !locks || (file_lock_take(fd, path, create_locks, errp) &&
-                    file_lock_check(fd, path, create_locks, errp));
+    ok = !locks || file_lock_get(fd, path, create_locks, errp);
     if (!ok) {
         made = false; /* somebody uses it already */
     }

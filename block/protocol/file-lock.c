@@ -3,9 +3,12 @@
  * Locks on image files; file-lock.h has the scheme.
  */
 #include "file-lock.h"
+#include "block/file.h"
 #include "util/log.h"
+#include "util/loop.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -121,4 +124,44 @@ bool file_lock_check(int fd, const char *filename, FileLocks locks, Error **errp
         return false;
     }
     return true;
+}
+
+/* ---- waiting while the process starts ---- */
+
+#define RETRY_US 20000
+
+static _Atomic int64_t wait_deadline; /* clock_ns() value; 0: nobody waits */
+
+void file_locks_wait_until(int64_t deadline)
+{
+    atomic_store_explicit(&wait_deadline, deadline, memory_order_relaxed);
+}
+
+bool file_locks_wait(void)
+{
+    if (clock_ns() >= atomic_load_explicit(&wait_deadline, memory_order_relaxed)) {
+        return false;
+    }
+    g_usleep(RETRY_US);
+    return true;
+}
+
+bool file_lock_get(int fd, const char *filename, FileLocks locks, Error **errp)
+{
+    for (;;) {
+        g_autoptr(Error) err = NULL;
+
+        if (!file_lock_take(fd, filename, locks, errp)) {
+            return false;
+        }
+        if (file_lock_check(fd, filename, locks, &err)) {
+            return true;
+        }
+        /* Not held while waiting: of two processes that start at once, one gets through. */
+        file_lock_drop(fd, filename, locks);
+        if (err->kind != ERROR_BUSY || !file_locks_wait()) {
+            error_move(errp, &err);
+            return false;
+        }
+    }
 }

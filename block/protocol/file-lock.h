@@ -17,8 +17,8 @@
  * with the last duplicate, and a description never conflicts with itself.  Two descriptions of one
  * process do conflict.
  *
- * All functions: any thread; they block as long as the file system takes to answer (never for
- * another holder).
+ * All functions: any thread; they block as long as the file system takes to answer (but for
+ * file_lock_get() never for another holder).
  */
 #ifndef BLOCK_PROTOCOL_FILE_LOCK_H
 #define BLOCK_PROTOCOL_FILE_LOCK_H
@@ -55,5 +55,8 @@ void file_lock_drop(int fd, const char *filename, FileLocks locks);
 /* Whether others leave us `locks`; those of fd's own description do not count.
  * Errors: "Failed to get "<perm>" lock", "Failed to get shared "<perm>" lock". */
 bool file_lock_check(int fd, const char *filename, FileLocks locks, Error **errp);
+/* Takes and checks: on failure none of `locks` is held.  While the process starts it waits for other holders: see
+ * file_locks_wait_until(). Errors of both. */
+bool file_lock_get(int fd, const char *filename, FileLocks locks, Error **errp);
 
 #endif

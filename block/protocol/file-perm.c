@@ -173,14 +173,10 @@ static int perm_prepare_on_worker(void *opaque)
     if (s->locking) {
         FileLocks extra = file_locks_minus(j->want, s->held);
 
-        if (!file_lock_take(s->fd, n->filename, extra, j->errp)) {
+        if (!file_lock_get(s->fd, n->filename, extra, j->errp)) {
             return -1;
         }
         s->extra = extra;
-        if (!file_lock_check(s->fd, n->filename, extra, j->errp)) {
-            file_lock_drop(s->fd, n->filename, extra);
-            return -1;
-        }
     }
     if (!open_next(j)) {
         if (s->locking) {

@@ -68,8 +68,7 @@ static const char *doubt(const Recovery *r, int fd, bool renamed)
           st.st_ctim.tv_sec * INT64_C(1000000000) + st.st_ctim.tv_nsec != i->changed))) {
         return "was changed since";
     }
-    if (file_lock_supported(fd) && (!file_lock_take(fd, i->path, file_create_locks, &err) ||
-                                    !file_lock_check(fd, i->path, file_create_locks, &err))) {
+    if (file_lock_supported(fd) && !file_lock_get(fd, i->path, file_create_locks, &err)) {
         return "is in use";
     }
     return image_is_untouched(fd, r->uuid, i->changed == 0) ? NULL : "has other contents";

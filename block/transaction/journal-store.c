@@ -13,6 +13,7 @@
  * Lock: `lock` protects the queue; nothing is called with it held.
  */
 #include "journal-store.h"
+#include "block/file.h"
 #include "util/log.h"
 #include <errno.h>
 #include <pthread.h>
@@ -424,10 +425,25 @@ static bool set_aside(Error **errp)
     return true;
 }
 
+/* As open_database(); while the process starts it waits for another one that has it open. */
+static Opened open_when_free(Error **errp)
+{
+    for (;;) {
+        g_autoptr(Error) err = NULL;
+        Opened o = open_database(&err);
+
+        if (o == OPENED || err->kind != ERROR_BUSY || !file_locks_wait()) {
+            error_move(errp, &err);
+            return o;
+        }
+        close_database();
+    }
+}
+
 static bool open_or_set_aside(bool may_set_aside, Error **errp)
 {
     g_autoptr(Error) err = NULL;
-    Opened o = open_database(&err);
+    Opened o = open_when_free(&err);
 
     if (o == DAMAGED && may_set_aside) {
         close_database();

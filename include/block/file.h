@@ -121,6 +121,15 @@ void snapshot_file_recover_undo(const SnapshotFileInfo *info, const char *group_
 /* Deletes what was set aside for a group that is committed. */
 void snapshot_file_recover_commit(const SnapshotFileInfo *info, char **ret_message);
 
+/* ---- image locks of a process that has just died ---- */
+
+/* The kernel gives up the descriptors of a killed process some time after it is gone, since requests that it had under way end first; until
+ * then its locks are there.  So a process that starts waits for locks: until `deadline` (clock_ns() value) what is in use is asked for
+ * again every 20 ms; later, and at any time with 0 (as it is at first), it is an error at once.  Any thread. */
+void file_locks_wait_until(int64_t deadline);
+/* For what else such a process may still hold.  True: some time has passed, try again; false: it is an error.  Blocks. */
+bool file_locks_wait(void);
+
 /* How much of its space a new file gets at once. */
 typedef enum FileSpace { FILE_SPACE_SPARSE, FILE_SPACE_RESERVED, FILE_SPACE_FULL } FileSpace;
 /* Makes a file of `size` zero bytes, or empties an existing one first; durable when it returns.  Blocks.  Errors: "Could not create '<path>':

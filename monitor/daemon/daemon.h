@@ -41,6 +41,9 @@ void pidfile_remove(void);
 /* Prints an error of the command line: one line, whatever the arguments contain. */
 void report_error(const Error *err);
 
+/* For so long a start waits for locks that a killed predecessor may have left. */
+#define START_LOCK_SECONDS 5
+
 /* Ends everything in order; a coroutine.  Twice is once. */
 void coroutine_fn daemon_shutdown(void);
 /* After this many seconds the process ends, whatever hangs. */

@@ -7,9 +7,11 @@
  *
  * End: `quit`, SIGTERM, SIGINT or SIGHUP run daemon_shutdown(), which is bounded: a watchdog thread ends the process after
  * SHUTDOWN_SECONDS, or at the second signal, if some storage never answers.  A signal that comes during the start is obeyed between two
- * options; a character device that waits for its client stops to wait.
+ * options; a character device that waits for its client stops to wait.  Until START_LOCK_SECONDS have passed, what a process that was
+ * killed just before has not given up yet is waited for, not an error.
  */
 #include "block/export.h"
+#include "block/file.h"
 #include "block/graph.h"
 #include "block/journal.h"
 #include "block/iothread-objects.h"
@@ -118,6 +120,7 @@ static gboolean on_signal(gpointer unused)
     }
     if (starting) {
         stop_requested = true;
+        file_locks_wait_until(0);
         chardev_stop_waiting();
         start_watchdog();
     } else {
@@ -131,6 +134,7 @@ static void coroutine_fn start(void *unused)
     g_autoptr(Error) err = NULL;
 
     (void)unused;
+    file_locks_wait_until(clock_ns() + START_LOCK_SECONDS * INT64_C(1000000000));
     option_run_journal(&command_line, &err); /* recovery comes before anything is opened */
     for (guint i = 0; i < command_line.options->len && !err && !stop_requested; i++) {
         option_run(&g_array_index(command_line.options, Option, i), &err);
@@ -138,6 +142,7 @@ static void coroutine_fn start(void *unused)
     if (!err && !stop_requested && command_line.pidfile) {
         pidfile_create(command_line.pidfile, &err);
     }
+    file_locks_wait_until(0);
     if (err || stop_requested) {
         if (!stop_requested) {
             report_error(err);

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .qmp import Qmp
+from .qmp import Qmp, QmpClosed
 
 ROOT = Path(__file__).resolve().parents[3]
 PEER = '/usr/bin/qemu-storage-daemon'
@@ -80,6 +80,9 @@ class Daemon:
                 session = Qmp(self.monitor_path, timeout=60 * SLOW, negotiate=negotiate)
                 self.sessions.append(session)
                 return session
+            except QmpClosed:  # it listened, and gave up before it served
+                status = self.process.wait(30 * SLOW)
+                raise DaemonFailed(f'{self.binary} exited with {status}: {self.stderr()}') from None
             except (FileNotFoundError, ConnectionRefusedError):
                 if self.process.poll() is not None:
                     raise DaemonFailed(f'{self.binary} exited with {self.process.returncode}: {self.stderr()}') from None
