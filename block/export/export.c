@@ -70,31 +70,55 @@ static bool check_id(const char *id, Error **errp)
 
 static void export_free(Export *e)
 {
-    if (e->iothread) {
-        iothread_unref(e->iothread);
+    for (unsigned i = 0; i < e->niothreads; i++) {
+        iothread_unref(e->iothreads[i]);
     }
+    g_free(e->iothreads);
     g_free(e->id);
     g_free(e);
 }
 
-static bool find_thread(Export *e, const char *name, Error **errp)
+static bool add_thread(Export *e, IOThread *t)
 {
-    IOThread *t;
+    if (!t) {
+        return false;
+    }
+    e->iothreads = g_renew(IOThread *, e->iothreads, e->niothreads + 1);
+    e->iothreads[e->niothreads++] = iothread_ref(t);
+    e->iothread = e->iothreads[0];
+    return true;
+}
 
-    if (name) {
-        t = iothread_find(name);
-        if (!t) {
-            error_set(errp, ERROR_NOT_FOUND, name, "block-export-add", "iothread \"%s\" not found",
-                      name);
-            return false;
-        }
-    } else {
-        t = iothread_default(errp);
-        if (!t) {
+static bool add_named_thread(Export *e, const char *name, Error **errp)
+{
+    if (!add_thread(e, iothread_find(name))) {
+        error_set(errp, ERROR_NOT_FOUND, name, "block-export-add", "iothread \"%s\" not found",
+                  name);
+        return false;
+    }
+    return true;
+}
+
+static bool find_threads(Export *e, const BlockExportIothreads *names, Error **errp)
+{
+    if (!names) {
+        return add_thread(e, iothread_default(errp));
+    }
+    if (names->type == QAPI_KIND_STRING) {
+        return add_named_thread(e, names->u.single, errp);
+    }
+    for (const strList *i = names->u.multi; i; i = i->next) {
+        if (!add_named_thread(e, i->value, errp)) {
             return false;
         }
     }
-    e->iothread = iothread_ref(t);
+    if (e->niothreads == 0 || (e->niothreads > 1 && !e->driver->many_threads)) {
+        error_set(errp, ERROR_INVALID, e->id, "block-export-add",
+                  e->niothreads ? "%s exports run in one I/O thread"
+                                : "%s exports need at least one I/O thread",
+                  e->driver->name);
+        return false;
+    }
     return true;
 }
 
@@ -121,7 +145,10 @@ static bool coroutine_fn attach(Export *e, const char *node_name, Error **errp)
 
 bool coroutine_fn export_add(const BlockExportOptions *options, Error **errp)
 {
-    static const ExportDriver *const drivers[] = {[BLOCK_EXPORT_TYPE_NBD] = &export_driver_nbd};
+    static const ExportDriver *const drivers[] = {
+        [BLOCK_EXPORT_TYPE_NBD] = &export_driver_nbd,
+        [BLOCK_EXPORT_TYPE_VHOST_USER_BLK] = &export_driver_vhost_user_blk,
+    };
     const ExportDriver *driver = drivers[options->type];
     Export *e;
 
@@ -130,6 +157,7 @@ bool coroutine_fn export_add(const BlockExportOptions *options, Error **errp)
     }
     e = g_malloc0(driver->size);
     e->driver = driver;
+    e->type = options->type;
     e->id = g_strdup(options->id);
     e->writable = options->has_writable && options->writable;
     e->writethrough = options->has_writethrough && options->writethrough;
@@ -138,7 +166,7 @@ bool coroutine_fn export_add(const BlockExportOptions *options, Error **errp)
         waiters = g_ptr_array_new();
     }
     g_ptr_array_add(exports, e); /* the name is taken from here on */
-    if (find_thread(e, options->iothread, errp) && attach(e, options->node_name, errp)) {
+    if (find_threads(e, options->iothread, errp) && attach(e, options->node_name, errp)) {
         if (driver->create(e, options, errp)) {
             return true;
         }
@@ -239,7 +267,7 @@ BlockExportInfoList *export_query(void)
         }
         info = g_new0(BlockExportInfo, 1);
         info->id = g_strdup(e->id);
-        info->type = BLOCK_EXPORT_TYPE_NBD;
+        info->type = e->type;
         info->node_name = g_strdup(e->edge->target->name);
         info->shutting_down = e->shutting_down;
         *tail = g_new0(BlockExportInfoList, 1);

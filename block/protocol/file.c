@@ -11,6 +11,7 @@
  *                        they come from
  * drop-cache, x-check-cache-dropped: have a meaning only for migration between hosts
  */
+#include "block/file.h"
 #include "file-internal.h"
 #include "file-open.h"
 #include "qapi-types.h"
@@ -204,6 +205,11 @@ static bool file_facts(Node *n, ImageFacts *ret_facts, Error **errp)
     return true;
 }
 
+static bool file_node_identity(const Node *n, FileIdentity *ret)
+{
+    return file_identity(file_state(n)->fd, ret) == 0;
+}
+
 const BlockDriver driver_file = {
     .name = "file",
     .is_protocol = true,
@@ -225,6 +231,7 @@ const BlockDriver driver_file = {
     .pwrite_zeroes = file_pwrite_zeroes,
     .pdiscard = file_pdiscard,
     .flush = file_flush,
+    .identity = file_node_identity,
     .write_out = file_write_out,
     .truncate = file_truncate,
     .block_status = file_block_status,

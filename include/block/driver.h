@@ -19,6 +19,7 @@ struct ImageInfoSpecific;
 struct BlockdevRef;
 struct BlockdevRefOrNull;
 struct Reopen;
+struct FileIdentity;
 
 /* What a driver can tell about an image; strings are the caller's to free. */
 typedef struct ImageFacts {
@@ -130,6 +131,10 @@ struct BlockDriver {
     int coroutine_fn (*flush)(Node *n, Request *r);
     /* Protocols that cache: hands written data to storage without disturbing requests.  A flush follows, which tells errors. */
     void coroutine_fn (*write_out)(Node *n);
+    /* Formats: true if memory has changes of completed requests that the file below does not have yet.  Any thread, must not suspend. */
+    bool (*unsaved)(Node *n);
+    /* Protocols: which file it is; false: none.  Any thread, does not suspend. */
+    bool (*identity)(const Node *n, struct FileIdentity *ret);
     /* Gets ready what the first writes would otherwise have to wait for, before anybody writes (an overlay before its cut).  What
      * fails here fails again, and is told, when it is needed. */
     void coroutine_fn (*warm_up)(Node *n, Request *r);

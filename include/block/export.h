@@ -3,7 +3,7 @@
  * Exports: disks offered to clients.
  *
  * An export has a root edge to its node; a snapshot moves that edge, the export and its clients do not notice.  Requests run on the export's
- * I/O thread.  All functions: control thread; those that may suspend are coroutines.
+ * I/O thread, or threads.  All functions: control thread; those that may suspend are coroutines.
  */
 #ifndef BLOCK_EXPORT_H
 #define BLOCK_EXPORT_H
@@ -18,6 +18,7 @@ struct BlockExportInfoList;
 /* What a protocol provides. */
 typedef struct ExportDriver {
     const char *name; /* as in BlockExportType */
+    bool many_threads; /* can use more than one I/O thread */
     size_t size;      /* of the structure that begins with Export */
     /* The edge is attached; starts serving. */
     bool coroutine_fn (*create)(Export *e, const struct BlockExportOptions *options, Error **errp);
@@ -32,9 +33,12 @@ typedef struct ExportDriver {
 
 struct Export {
     const ExportDriver *driver;
+    int type; /* of BlockExportType */
     char *id;
     Edge *edge;
-    IOThread *iothread; /* counted as a user */
+    IOThread *iothread;   /* the first of: */
+    IOThread **iothreads; /* each counted as a user */
+    unsigned niothreads;  /* at least 1 */
     bool writable, writethrough;
     bool shutting_down;
 };
@@ -50,6 +54,6 @@ void coroutine_fn export_remove_all(const ExportDriver *driver);
 /* Shutdown of the daemon: servers stop, exports go. */
 void coroutine_fn export_shutdown_all(void);
 
-extern const ExportDriver export_driver_nbd;
+extern const ExportDriver export_driver_nbd, export_driver_vhost_user_blk;
 
 #endif

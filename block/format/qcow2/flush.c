@@ -240,6 +240,14 @@ int coroutine_fn qcow2_flush(Node *n, Request *r)
     return qcow2_write_back(q, r);
 }
 
+bool qcow2_unsaved(Node *n)
+{
+    Qcow2 *q = qcow2_of(n);
+
+    return atomic_load_explicit(&q->meta_done, memory_order_acquire) !=
+           atomic_load_explicit(&q->meta_gen, memory_order_acquire);
+}
+
 /* ---- housekeeping ---- */
 
 static void coroutine_fn keeper(void *opaque)

@@ -309,6 +309,7 @@ const BlockDriver driver_qcow2 = {
     .pdiscard = qcow2_pdiscard,
     .copy_up = qcow2_copy_up,
     .flush = qcow2_flush,
+    .unsaved = qcow2_unsaved,
     .warm_up = qcow2_warm_up,
     .truncate = qcow2_truncate,
     .block_status = qcow2_block_status,

@@ -338,6 +338,7 @@ int coroutine_fn qcow2_corrupt(Qcow2 *q, Request *r, const char *fmt, ...) G_GNU
 /* ---- write-back (flush.c) ---- */
 
 int coroutine_fn qcow2_flush(Node *n, Request *r);
+bool qcow2_unsaved(Node *n);
 void coroutine_fn qcow2_warm_up(Node *n, Request *r);
 int coroutine_fn qcow2_write_back(Qcow2 *q, Request *r);
 /* The same with flush_lock held. */
