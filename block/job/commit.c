@@ -257,6 +257,7 @@ static void coroutine_fn clean(Job *j)
     g_clear_pointer(&c->device, node_unref);
     g_clear_pointer(&c->top, node_unref);
     g_clear_pointer(&c->base, node_unref);
+    node_wait_all_closed(); /* nodes that only the chain needed are gone when the job says that it is done */
 }
 
 static void free_commit(Job *j)

@@ -185,6 +185,7 @@ static void coroutine_fn clean(Job *j)
     }
     g_clear_pointer(&s->device, node_unref);
     g_clear_pointer(&s->bottom, node_unref);
+    node_wait_all_closed(); /* nodes that only the chain needed are gone when the job says that it is done */
 }
 
 static void free_stream(Job *j)
