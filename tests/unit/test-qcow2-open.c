@@ -390,7 +390,6 @@ static void coroutine_fn growing(void)
         e = node_test_attach(n, QCOW2_RW, PERM_ALL);
         g_assert_cmpint(test_fill(e, 1000000, 'x', 448), ==, 0);
         g_assert_cmpint(test_truncate(e, 1000000), ==, -EINVAL);
-        g_assert_cmpint(test_truncate(e, 512), ==, -ENOTSUP);
         if (i == 3) {
             g_assert_cmpint(test_truncate(e, 4 << 20), ==, -ENOTSUP); /* version 2 cannot hide it */
         } else {
@@ -413,6 +412,36 @@ static void coroutine_fn growing(void)
                   "4194204 100' -c 'read -P 0x7a 62914560 100' '%s' >/dev/null",
                   image);
         }
+    }
+}
+
+static void coroutine_fn shrinking(void)
+{
+    static const char *const opts[] = {"-o cluster_size=512", "", "-o compat=0.10"};
+    const uint64_t from = 8 << 20, to = (3 << 20) + 512;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(opts); i++) {
+        Node *n;
+        Edge *e;
+
+        shell("qemu-img create -q -f qcow2 %s '%s' 8M", opts[i], image);
+        n = open_image(false, "");
+        e = node_test_attach(n, QCOW2_RW, PERM_ALL);
+        g_assert_cmpint(test_fill(e, 0, 'x', from), ==, 0);
+        g_assert_cmpint(test_truncate(e, 1000), ==, -EINVAL);
+        g_assert_cmpint(test_truncate(e, to), ==, 0);
+        g_assert_cmpuint(atomic_load(&n->size), ==, to);
+        g_assert_cmpint(test_fill(e, to, 'y', 512), ==, -EIO);
+        g_assert_cmpint(test_truncate(e, from), ==, 0);
+        test_expect(e, 0, 'x', to);
+        test_expect(e, to, 0, from - to);
+        g_assert_cmpint(test_truncate(e, 0), ==, 0);
+        g_assert_cmpint(test_truncate(e, 1 << 20), ==, 0);
+        test_expect(e, 0, 0, 1 << 20);
+        edge_detach(e);
+        close_node(n);
+        g_assert_cmpint(shell_status("qemu-img check -q -f qcow2 '%s'", image), ==, 0);
+        shell("qemu-io -f qcow2 -c 'read -P 0 0 1M' '%s' >/dev/null", image);
     }
 }
 
@@ -577,6 +606,7 @@ int main(int argc, char **argv)
     node_test_add("/qcow2/open/facts", facts);
     node_test_add("/qcow2/status", status);
     node_test_add("/qcow2/growing", growing);
+    node_test_add("/qcow2/shrinking", shrinking);
     node_test_add("/qcow2/creation", creation);
     ret = g_test_run();
     node_test_end();

@@ -374,6 +374,8 @@ int coroutine_fn qcow2_pwritev(Node *n, Request *r, GuestOffset offset, const Io
 int coroutine_fn qcow2_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                      unsigned flags);
 int coroutine_fn qcow2_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
+/* Gives up what is in the whole clusters of [from, to), bytes, which the disk no longer has. */
+int coroutine_fn qcow2_cut(Node *n, Request *r, uint64_t from, uint64_t to);
 int coroutine_fn qcow2_truncate(Node *n, Request *r, uint64_t size, bool exact);
 /* With the range locked: clusters from guest cluster `first` on, none of which is allocated, become zeroes.  All in one L2 table. */
 int coroutine_fn qcow2_zero_clusters(Node *n, Request *r, uint64_t first, uint64_t count);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Growing the virtual disk.
+ * Another size for the virtual disk.
  *
  * The new space must read as zeroes, whatever the last cluster or a longer backing file has there; that is seen to first, while
  * nobody can look.  Then L1 gets longer where it has to: a new one, elsewhere in the file, which the header names in the same write
- * that tells the new size.  Shrinking is not supported.
+ * that tells the new size.
+ *
+ * Getting smaller: nobody looks behind the new end any more; what is there is given up, durably, before the header tells the new size, so
+ * that nothing of it can come back when the disk grows again.  L1 keeps its length.
  */
 #include "qcow2.h"
 #include <errno.h>
@@ -53,6 +56,17 @@ static int coroutine_fn move_l1(Qcow2 *q, Request *r, uint64_t covered)
 }
 
 /* flush_lock is held. */
+static int coroutine_fn tell_size(Qcow2 *q, Request *r, uint64_t size)
+{
+    Table now = {.offset = q->header.l1_offset};
+
+    return q->header.size == size
+               ? 0
+               : header_write_tables(q, r, size, &now, q->header.l1_size, q->header.reft_offset,
+                                     q->header.reft_clusters);
+}
+
+/* flush_lock is held. */
 static int coroutine_fn grow_locked(Node *n, Request *r, uint64_t size)
 {
     Qcow2 *q = qcow2_of(n);
@@ -74,15 +88,35 @@ static int coroutine_fn grow_locked(Node *n, Request *r, uint64_t size)
     if (q->l1_moved) {
         ret = write_back_locked(q, r);
     }
-    if (ret == 0 && q->header.size != size) {
-        Table now = {.offset = q->header.l1_offset};
-
-        ret = header_write_tables(q, r, size, &now, q->header.l1_size, q->header.reft_offset,
-                                  q->header.reft_clusters);
+    if (ret == 0) {
+        ret = tell_size(q, r, size);
     }
     if (ret < 0) {
         q->disk_size = before;
     }
+    return ret;
+}
+
+static int coroutine_fn shrink(Node *n, Request *r, uint64_t now, uint64_t size)
+{
+    Qcow2 *q = qcow2_of(n);
+    int ret;
+
+    atomic_store_explicit(&n->size, size, memory_order_release);
+    ret = qcow2_cut(n, r, size, now);
+    co_mutex_lock(&q->flush_lock);
+    if (ret == 0) {
+        ret = write_back_locked(q, r);
+    }
+    if (ret == 0) {
+        q->disk_size = size;
+        ret = tell_size(q, r, size);
+    }
+    if (ret < 0) {
+        q->disk_size = now;
+        atomic_store_explicit(&n->size, now, memory_order_release);
+    }
+    co_mutex_unlock(&q->flush_lock);
     return ret;
 }
 
@@ -135,7 +169,7 @@ int coroutine_fn qcow2_truncate(Node *n, Request *r, uint64_t size, bool exact)
     co_mutex_lock(&q->resize_lock);
     now = atomic_load(&n->size);
     if (size < now) {
-        ret = -ENOTSUP;
+        ret = shrink(n, r, now, size);
     } else if (size == now) {
         ret = 0;
     } else {

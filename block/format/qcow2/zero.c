@@ -11,6 +11,8 @@
  *   compressed           zero, dropped         zero, dropped       zero, dropped
  *   zero with a cluster  stays                 zero, dropped       zero, dropped (discard-no-unref: stays)
  *
+ * What a disk that gets smaller loses (cut) is discarded too, but nothing can show through there, so that what is unallocated stays so.
+ *
  * Version 2 has no zero entries: there zeroes are written as data, and a discard makes entries empty where nothing shows through.
  */
 #include "qcow2.h"
@@ -19,7 +21,7 @@
 /* Entries changed at once under the lock. */
 #define CHUNK 4096u
 
-typedef enum Wipe { WIPE_KEEP, WIPE_UNMAP, WIPE_DISCARD } Wipe;
+typedef enum Wipe { WIPE_KEEP, WIPE_UNMAP, WIPE_DISCARD, WIPE_CUT } Wipe;
 
 /* The new value of an entry; *ret_drop: what the old one refers to is given up. */
 static uint64_t wiped(const Qcow2 *q, uint64_t old, const Mapping *m, Wipe how, bool backing,
@@ -33,7 +35,7 @@ static uint64_t wiped(const Qcow2 *q, uint64_t old, const Mapping *m, Wipe how, 
     case MAP_ZERO:
         return old;
     case MAP_UNALLOCATED:
-        return how == WIPE_DISCARD && !backing ? old : empty;
+        return how == WIPE_CUT || (how == WIPE_DISCARD && !backing) ? old : empty;
     case MAP_ZERO_ALLOC:
     case MAP_DATA:
         if (keep && m->copied && q->version >= 3) {
@@ -120,6 +122,7 @@ static int coroutine_fn discard_kept(Qcow2 *q, Request *r, const Mapping *m)
 static bool done_already(const Node *n, const Mapping *m, Wipe how)
 {
     return m->type == MAP_ZERO || (m->type == MAP_ZERO_ALLOC && how == WIPE_KEEP) ||
+           (m->type == MAP_UNALLOCATED && how == WIPE_CUT) ||
            (m->type == MAP_UNALLOCATED && how == WIPE_DISCARD &&
             !atomic_load_explicit(&((Node *)n)->backing, memory_order_acquire));
 }
@@ -249,6 +252,17 @@ int coroutine_fn qcow2_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_
     }
     phase = use_begin(q, r->slot);
     ret = wipe(n, r, start, end, WIPE_DISCARD);
+    use_end(q, r->slot, phase);
+    drops_check(q);
+    return ret;
+}
+
+int coroutine_fn qcow2_cut(Node *n, Request *r, uint64_t from, uint64_t to)
+{
+    Qcow2 *q = qcow2_of(n);
+    unsigned phase = use_begin(q, r->slot);
+    int ret = wipe(n, r, cluster_ceil(q, from), cluster_ceil(q, to), WIPE_CUT);
+
     use_end(q, r->slot, phase);
     drops_check(q);
     return ret;
