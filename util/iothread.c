@@ -15,6 +15,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
 #define END_SECONDS 5
 
@@ -22,6 +23,7 @@ struct IOThread {
     char *id;
     pthread_t thread;
     Loop *loop;
+    pid_t tid;
     unsigned users;
     IOThreadParams params;
     Error *err; /* why there is no loop */
@@ -44,6 +46,7 @@ static void *iothread_main(void *opaque)
     Loop *l = loop_new_io(&t->err);
 
     t->loop = l;
+    t->tid = gettid();
     set_phase(t, l ? RUNNING : ENDED);
     if (l) {
         loop_run(l);
@@ -158,6 +161,11 @@ void iothread_free(IOThread *t)
 const char *iothread_id(const IOThread *t)
 {
     return t->id;
+}
+
+pid_t iothread_tid(const IOThread *t)
+{
+    return t->tid;
 }
 
 Loop *iothread_loop(const IOThread *t)

@@ -29,27 +29,12 @@ typedef struct Data {
     size_t left;
 } Data;
 
-int coroutine_fn nbd_read(NbdConn *c, void *buf, size_t len)
-{
-    size_t done = 0;
-
-    while (done < len) {
-        ssize_t n = co_recv(c->fd, (char *)buf + done, len - done);
-
-        if (n <= 0) {
-            return n < 0 ? n : -ECONNRESET;
-        }
-        done += n;
-    }
-    return 0;
-}
-
 static int coroutine_fn send_bytes(NbdConn *c, const void *a, size_t a_len, const void *b,
                                    size_t b_len)
 {
     struct iovec iov[] = {{(void *)a, a_len}, {(void *)b, b_len}};
 
-    return co_send_all(c->fd, iov, b_len ? 2 : 1);
+    return nbd_send_all(c, iov, b_len ? 2 : 1);
 }
 
 static int coroutine_fn reply(NbdConn *c, uint32_t option, uint32_t type, const void *data,
@@ -310,12 +295,48 @@ static int coroutine_fn option_meta_context(NbdConn *c, uint32_t option, Data *d
     return ret < 0 ? ret : reply(c, option, NBD_REP_ACK, NULL, 0);
 }
 
+static int coroutine_fn option_starttls(NbdConn *c, Data *d)
+{
+    int ret;
+
+    if (!c->creds) {
+        return reply_error(c, NBD_OPT_STARTTLS, NBD_REP_ERR_POLICY, "TLS not configured");
+    }
+    if (c->tls || d->left) {
+        return reply_error(c, NBD_OPT_STARTTLS, NBD_REP_ERR_INVALID,
+                           c->tls ? "TLS is in use already" : "no data expected");
+    }
+    ret = reply(c, NBD_OPT_STARTTLS, NBD_REP_ACK, NULL, 0);
+    if (ret < 0) {
+        return ret;
+    }
+    /* What was said in the clear counts for nothing: somebody else may have said it. */
+    c->structured = false;
+    forget_contexts(c);
+    return nbd_start_tls(c) ? 0 : -EPROTO;
+}
+
+/* Where TLS is demanded, what may come before it. */
+static int coroutine_fn option_too_early(NbdConn *c, uint32_t option)
+{
+    if (option == NBD_OPT_EXPORT_NAME) {
+        log_warn_limited("NBD client %s: no TLS: disconnected", c->peer);
+        return -EPROTO;
+    }
+    return reply_error(c, option, NBD_REP_ERR_TLS_REQD, "TLS is required");
+}
+
 /* One option; a negative errno ends the connection.  *ret_go: transmission follows. */
 static int coroutine_fn handle_option(NbdConn *c, uint32_t option, Data *d, bool *ret_go)
 {
+    if (c->creds && !c->tls && option != NBD_OPT_STARTTLS && option != NBD_OPT_ABORT) {
+        return option_too_early(c, option);
+    }
     switch (option) {
     case NBD_OPT_EXPORT_NAME:
         return option_export_name(c, d, ret_go);
+    case NBD_OPT_STARTTLS:
+        return option_starttls(c, d);
     case NBD_OPT_ABORT:
         (void)reply(c, option, NBD_REP_ACK, NULL, 0);
         return -ECONNRESET;

@@ -10,6 +10,7 @@
 
 #include "block/export.h"
 #include "block/io.h"
+#include "util/tls.h"
 
 /* ---- protocol constants ---- */
 
@@ -54,10 +55,12 @@ enum {
     NBD_REP_INFO = 3,
     NBD_REP_META_CONTEXT = 4,
 };
-#define NBD_REP_ERR_UNSUP   NBD_REP_ERR(1)
-#define NBD_REP_ERR_INVALID NBD_REP_ERR(3)
-#define NBD_REP_ERR_UNKNOWN NBD_REP_ERR(6)
-#define NBD_REP_ERR_TOO_BIG NBD_REP_ERR(9)
+#define NBD_REP_ERR_UNSUP    NBD_REP_ERR(1)
+#define NBD_REP_ERR_POLICY   NBD_REP_ERR(2)
+#define NBD_REP_ERR_INVALID  NBD_REP_ERR(3)
+#define NBD_REP_ERR_TLS_REQD NBD_REP_ERR(5)
+#define NBD_REP_ERR_UNKNOWN  NBD_REP_ERR(6)
+#define NBD_REP_ERR_TOO_BIG  NBD_REP_ERR(9)
 
 enum { NBD_INFO_EXPORT = 0, NBD_INFO_NAME = 1, NBD_INFO_DESCRIPTION = 2, NBD_INFO_BLOCK_SIZE = 3 };
 
@@ -123,7 +126,10 @@ struct NbdExport {
 
 struct NbdConn {
     int fd;
-    char *peer; /* for the log */
+    char *peer;      /* for the log */
+    TlsCreds *creds; /* NULL: no TLS is offered; else nothing is served without */
+    char *authz;     /* object that says which peers may; NULL: all */
+    TlsSession *tls; /* NULL: plain */
     NbdExport *exp;
     /* handshake */
     bool no_zeroes, structured;
@@ -187,6 +193,14 @@ NbdExport *nbd_export_enter(const char *name, NbdConn *c);
 void nbd_export_foreach(void (*fn)(void *opaque, const char *name, const char *description),
                         void *opaque);
 
+/* nbd-channel.c: the connection's bytes, with TLS or without.  Reading and writing each by one coroutine, on one thread. */
+
+/* Bytes, 0 at the end, or a negative errno. */
+ssize_t coroutine_fn nbd_recv(NbdConn *c, void *buf, size_t len);
+/* Sends all of it (changes iov); 0 or a negative errno. */
+int coroutine_fn nbd_send_all(NbdConn *c, struct iovec *iov, int niov);
+/* The server's side of a TLS handshake, and the question whether the peer may.  False: it has been logged. */
+bool coroutine_fn nbd_start_tls(NbdConn *c);
 /* Reads exactly len bytes; 0 or a negative errno (-ECONNRESET at the end). */
 int coroutine_fn nbd_read(NbdConn *c, void *buf, size_t len);
 uint16_t nbd_export_flags(const NbdExport *e);

@@ -12,6 +12,7 @@
  */
 #include "block/nbd-server.h"
 #include "block/iothread-objects.h"
+#include "block/tls-creds.h"
 #include "nbd-internal.h"
 #include "qapi-types.h"
 #include "util/log.h"
@@ -31,6 +32,8 @@ typedef struct NbdServer {
     GPtrArray *sources; /* GSource *, same indices */
     char *socket_path;
     unsigned max_connections, handshake_seconds;
+    TlsCreds *creds; /* NULL: none */
+    char *authz;
     GPtrArray *conns;   /* NbdConn *, all */
     GPtrArray *waiters; /* Coroutine *: for conns to be empty */
     bool stopping;
@@ -230,7 +233,10 @@ static void conn_gone(void *opaque)
     if (server->conns->len == 0) {
         wake_all(server->waiters);
     }
+    tls_session_free(c->tls);
+    tls_creds_unref(c->creds);
     close(c->fd);
+    g_free(c->authz);
     g_free(c->ctx_export);
     g_free(c->peer);
     g_free(c);
@@ -241,6 +247,9 @@ static void coroutine_fn transmit(void *opaque)
     NbdConn *c = opaque;
 
     nbd_transmission(c);
+    if (c->tls) {
+        tls_bye(c->tls);
+    }
     loop_call(loop_control(), conn_gone, c);
 }
 
@@ -307,6 +316,8 @@ static gboolean on_accept(gint fd, GIOCondition condition, gpointer unused)
     c->fd = peer;
     c->peer = peer_name(peer);
     c->handshake_seconds = server->handshake_seconds;
+    c->creds = server->creds ? tls_creds_ref(server->creds) : NULL;
+    c->authz = g_strdup(server->authz);
     g_ptr_array_add(server->conns, c);
     co_spawn(iothread_loop(t), serve, c);
     return G_SOURCE_CONTINUE;
@@ -459,6 +470,8 @@ static void server_free(NbdServer *s)
     g_ptr_array_free(s->sources, true);
     g_ptr_array_free(s->conns, true);
     g_ptr_array_free(s->waiters, true);
+    tls_creds_unref(s->creds);
+    g_free(s->authz);
     g_free(s->socket_path);
     g_free(s);
 }
@@ -482,9 +495,9 @@ void nbd_server_serve(void)
     }
 }
 
-bool nbd_server_start(const SocketAddressLegacy *addr, unsigned max_connections,
-                      unsigned handshake_seconds, Error **errp)
+bool nbd_server_start(const SocketAddressLegacy *addr, const NbdServerConfig *config, Error **errp)
 {
+    TlsCreds *creds = NULL;
     NbdServer *s;
     bool ok;
 
@@ -492,13 +505,23 @@ bool nbd_server_start(const SocketAddressLegacy *addr, unsigned max_connections,
         error_set(errp, ERROR_BUSY, NULL, "nbd-server-start", "NBD server already running");
         return false;
     }
+    if (config->tls_authz && !config->tls_creds) {
+        error_set(errp, ERROR_INVALID, "tls-authz", "nbd-server-start",
+                  "'tls-authz' requires 'tls-creds'");
+        return false;
+    }
+    if (config->tls_creds && !(creds = tls_creds_lookup(config->tls_creds, true, errp))) {
+        return false;
+    }
     s = g_new0(NbdServer, 1);
+    s->creds = creds;
+    s->authz = g_strdup(config->tls_authz);
     s->fds = g_array_new(false, false, sizeof(int));
     s->sources = g_ptr_array_new();
     s->conns = g_ptr_array_new();
     s->waiters = g_ptr_array_new();
-    s->max_connections = max_connections;
-    s->handshake_seconds = handshake_seconds;
+    s->max_connections = config->max_connections;
+    s->handshake_seconds = config->handshake_seconds;
     switch (addr->type) {
     case SOCKET_ADDRESS_TYPE_UNIX:
         ok = listen_unix(s, addr->u.q_unix.data, errp);

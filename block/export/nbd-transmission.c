@@ -152,7 +152,7 @@ static void coroutine_fn send_batch(NbdConn *c)
         c->done_tail = &c->done_head;
     }
     last->next = NULL;
-    if (!c->broken && co_send_all(c->fd, iov, n) < 0) {
+    if (!c->broken && nbd_send_all(c, iov, n) < 0) {
         c->broken = true;
         shutdown(c->fd, SHUT_RDWR); /* ends the reader */
     }
@@ -207,7 +207,7 @@ static bool coroutine_fn fill(NbdConn *c, size_t need)
             c->in_end -= c->in_start;
             c->in_start = 0;
         }
-        n = co_recv(c->fd, c->in + c->in_end, IN_SIZE - c->in_end);
+        n = nbd_recv(c, c->in + c->in_end, IN_SIZE - c->in_end);
         if (n <= 0) {
             return false;
         }

@@ -13,7 +13,7 @@ IOThread *iothread_find(const char *id);
 IOThread *iothread_default(Error **errp);
 /* The one that carries the data of jobs, so that guests' requests need not queue behind it; as above. */
 IOThread *iothread_jobs(Error **errp);
-/* Shutdown: nothing runs on any of them any more. */
-void iothread_free_all(void);
+/* Shutdown: nothing runs any more on the threads that are there by themselves. */
+void iothread_free_own(void);
 
 #endif

@@ -25,6 +25,8 @@ unsigned iothread_users(const IOThread *t);
 void iothread_free(IOThread *t);
 
 const char *iothread_id(const IOThread *t);
+/* The number that the system has given to the thread. */
+pid_t iothread_tid(const IOThread *t);
 /* Any thread. */
 Loop *iothread_loop(const IOThread *t);
 

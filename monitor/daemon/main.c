@@ -17,6 +17,7 @@
 #include "block/iothread-objects.h"
 #include "block/job.h"
 #include "block/nbd-server.h"
+#include "block/object.h"
 #include "block/transaction.h"
 #include "daemon.h"
 #include "monitor/chardev.h"
@@ -181,7 +182,8 @@ int main(int argc, char **argv)
     co_spawn(loop_control(), start, NULL);
     g_main_loop_run(main_loop);
     chardev_close_all();
-    iothread_free_all();
+    object_free_all();
+    iothread_free_own();
     pidfile_remove();
     g_array_free(command_line.options, true);
     g_main_loop_unref(main_loop);

@@ -193,6 +193,8 @@ static bool coroutine_fn run_nbd_server(struct json_object *o, bool keyval, Erro
     arg->handshake_max_seconds = options->handshake_max_seconds;
     arg->has_max_connections = options->has_max_connections;
     arg->max_connections = options->max_connections;
+    arg->tls_creds = g_strdup(options->tls_creds);
+    arg->tls_authz = g_strdup(options->tls_authz);
     return qapi_parse_SocketAddressLegacy(legacy, &arg->addr, errp) &&
            qmp_nbd_server_start(arg, errp);
 }

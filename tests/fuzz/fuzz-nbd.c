@@ -52,7 +52,7 @@ static void coroutine_fn start_server(void *unused)
     memset(zeroes, 'x', DISK_SIZE / 2);
     fuzz_disk_new("disk", zeroes, DISK_SIZE);
     PARSE(SocketAddressLegacy, address, &addr);
-    g_assert_true(nbd_server_start(addr, 0, 20, &err));
+    g_assert_true(nbd_server_start(addr, &(NbdServerConfig){.handshake_seconds = 20}, &err));
     nbd_server_serve();
     for (unsigned i = 0; i < 2; i++) {
         g_autoptr(BlockExportOptions) options = NULL;

@@ -11,6 +11,7 @@
 #include "block/export.h"
 #include "block/graph.h"
 #include "block/iothread-objects.h"
+#include "block/object.h"
 #include "block/job.h"
 #include "block/nbd-server.h"
 #include "block/transaction.h"
@@ -137,7 +138,8 @@ static void coroutine_fn take_down(void)
     left = node_list();
     g_assert_cmpuint(left->len, ==, 0);
     g_ptr_array_free(left, true);
-    iothread_free_all();
+    object_free_all();
+    iothread_free_own();
     remove_files();
 }
 

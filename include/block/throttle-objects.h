@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Throttle groups by the ids of their objects.  Control thread.
+ */
+#ifndef BLOCK_THROTTLE_OBJECTS_H
+#define BLOCK_THROTTLE_OBJECTS_H
+
+#include "block/throttle.h"
+
+/* A reference for the caller; NULL: there is no such group. */
+ThrottleGroup *throttle_group_lookup(const char *id);
+
+#endif
