@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Jobs that merge chains, killed or failed by a power failure at their k-th call on files: the chain that the headers name is whole.  And the
+k-th call fails, under each policy: the job ends as the policy says, the disk reads the same.
+
+A sample of the calls is tried; STRESS_POINTS=n tries n of them, STRESS_LONG=1 every one.
+"""
+import errno
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lib import images as img
+from lib.chain import MIB, Chain, nodes
+from lib.daemon import Daemon
+from lib.jobs import events_of
+from lib.powerfail import CrashPoint, power_failure
+from lib.qmp import QmpClosed
+
+LONG = os.environ.get('STRESS_LONG')
+POINTS = int(os.environ.get('STRESS_POINTS', '3'))
+
+JOBS = {
+    'middle': ('block-commit', {'device': 'n3', 'top-node': 'n2', 'base-node': 'n0'}),
+    'active': ('block-commit', {'device': 'n3', 'base-node': 'n1'}),
+    'stream': ('block-stream', {'device': 'n3', 'base-node': 'n0'}),
+    'whole': ('block-stream', {'device': 'n3'}),
+    'below': ('block-stream', {'device': 'n2', 'base-node': 'n0'}),
+}
+
+
+class Run:
+    """A chain, and a daemon that has it open, whose calls are counted."""
+
+    def __init__(self, directory, kind):
+        directory = Path(directory)
+        directory.mkdir()
+        self.chain = Chain(directory, 4, size=4 * MIB, writes=6)
+        self.want = [self.chain.contents(i) for i in range(4)]
+        self.command, self.args = JOBS[kind]
+        self.kind = kind
+        self.crash = CrashPoint(directory, os.environ['CRASHSHIM'])
+        self.directory = directory
+        self.d = Daemon(self.chain.arguments(), directory=directory, env=self.crash.environment())
+
+    def start(self, **args):
+        self.d.cmd(self.command, {'job-id': 'j', 'auto-dismiss': False, **self.args, **args})
+
+    def until(self, *statuses, timeout=60):
+        """Waits for one of the statuses to be the latest event; completes a job that is ready.  A status or, if the daemon is gone, None."""
+        deadline = time.monotonic() + timeout
+        seen = len(self.d.qmp.events)
+        while True:
+            while seen < len(self.d.qmp.events):
+                e = self.d.qmp.events[seen]
+                seen += 1
+                if e['event'] == 'JOB_STATUS_CHANGE':
+                    if e['data']['status'] == 'ready':
+                        self.d.cmd('job-complete', id='j')
+                    if e['data']['status'] in statuses:
+                        return e['data']['status']
+            self.d.qmp.events.append(self.d.qmp.receive(max(0.001, deadline - time.monotonic())))
+
+    def top(self, pivoted=False):
+        return 1 if pivoted and self.kind == 'active' else 3
+
+    def judge(self, pivoted=False):
+        """By the headers alone."""
+        for i in range(4):
+            done = img.run('qemu-img', 'check', self.chain.files[i], check=False)
+            assert done.returncode in (0, 3), done.stdout + done.stderr
+        assert img.contents(self.chain.files[3], self.chain.size) == self.want[3]
+        if pivoted:
+            assert img.contents(self.chain.files[self.top(True)], self.chain.size) == self.want[3]
+        if self.kind == 'below':
+            assert img.contents(self.chain.files[2], self.chain.size) == self.want[2]
+
+    def close(self):
+        if self.d.alive():
+            self.d.process.kill()
+        self.d.process.wait()
+        if not self.d.stderr_file.closed:
+            self.d._close_files()
+        self.crash.close()
+
+
+def crash_at(path, kind, k, power):
+    r = Run(path, kind)
+    done = False
+    try:
+        r.crash.arm(at=k)
+        try:
+            r.start()
+            done = r.until('concluded') == 'concluded'
+        except (QmpClosed, OSError):
+            r.d.process.wait(30)
+        count = r.crash.count
+        if k == 0:
+            assert done
+            r.d.stop()
+        else:
+            r.d.process.kill()
+            r.d.process.wait()
+        if power:
+            power_failure(r.crash, r.directory)
+        r.judge(pivoted=done)
+        return count
+    except BaseException:
+        print(f'# {kind}: call {k}, power failure: {power}', file=sys.stderr)
+        raise
+    finally:
+        r.close()
+
+
+@pytest.mark.parametrize('kind', JOBS)
+@pytest.mark.parametrize('power', [False, True], ids=['killed', 'power-failure'])
+def test_crash(tmp_path, kind, power):
+    count = crash_at(tmp_path / '0', kind, 0, False)
+    for k in range(1, count + 1) if LONG else sorted(random.sample(range(1, count + 1), min(POINTS, count))):
+        crash_at(tmp_path / str(k), kind, k, power)
+
+
+def fault_at(path, kind, k, error, policy):
+    r = Run(path, kind)
+    try:
+        r.crash.arm(fail_at=k, error=error)
+        r.start(**{'on-error': policy})
+        end = r.until('concluded', 'paused', 'standby')
+        count = r.crash.count
+        r.crash.disarm()
+        stopped = end != 'concluded'
+        if stopped:
+            assert policy == 'stop' or error == errno.ENOSPC and policy == 'enospc', (end, policy)
+            info = r.d.cmd('query-block-jobs')[0]
+            assert info['io-status'] == ('nospace' if error == errno.ENOSPC else 'failed') and info['paused']
+            r.d.cmd('job-resume', id='j')
+            r.until('concluded')
+        failed = r.d.cmd('query-jobs')[0].get('error')
+        told = 'BLOCK_JOB_ERROR' in events_of(r.d, 'j')
+        sticky = 'stays failed' in r.d.stderr()
+        if told and policy == 'report':
+            assert failed == os.strerror(error)
+        if told and (stopped or policy == 'ignore') and not sticky and kind in ('middle', 'active'):
+            assert failed is None, failed
+        r.d.cmd('job-dismiss', id='j')
+        pivoted = failed is None
+        if failed and not sticky:
+            r.start()  # nothing stands in the way of the next
+            r.until('concluded')
+            assert r.d.cmd('query-jobs')[0].get('error') is None
+            r.d.cmd('job-dismiss', id='j')
+            pivoted = True
+        assert nodes(r.d)['n0']['ro'] or kind == 'active'
+        if sticky:
+            r.d.process.kill()
+            r.d.process.wait()
+        else:
+            r.d.stop()
+        r.judge(pivoted=pivoted and not sticky)
+        return failed, count
+    except BaseException:
+        print(f'# {kind}: call {k} fails with {errno.errorcode[error]}, on-error={policy}', file=sys.stderr)
+        if not r.d.stderr_file.closed:
+            print(r.d.stderr(), file=sys.stderr)
+        raise
+    finally:
+        r.close()
+
+
+@pytest.mark.parametrize('kind', JOBS)
+@pytest.mark.parametrize('policy', ['report', 'ignore', 'stop', 'enospc'])
+def test_fault(tmp_path, kind, policy):
+    failed, count = fault_at(tmp_path / '0', kind, 0, errno.EIO, policy)
+    assert failed is None
+    failures = 0
+    points = range(1, count + 1) if LONG else sorted(random.sample(range(1, count + 1), min(max(POINTS // 3, 1), count)))
+    for k in points:
+        for error in (errno.EIO, errno.ENOSPC):
+            failures += fault_at(tmp_path / f'{k}-{error}', kind, k, error, policy)[0] is not None
+    if LONG and policy == 'report':
+        assert failures > 0
