@@ -15,6 +15,7 @@
 #include "block/count.h"
 #include "change-internal.h"
 #include "node-internal.h"
+#include <stdlib.h>
 #include <string.h>
 
 static void link_parent(Edge *e, Node *n)
@@ -141,6 +142,7 @@ void coroutine_fn edge_detach(Edge *e)
     /* A request that has just left may still be looking at it. */
     co_rcu_synchronize();
     g_free(e->name);
+    free(e->stats);
     g_free(e);
     node_unref(n);
 }

@@ -16,6 +16,7 @@
 #include "block/count.h"
 #include "block/graph.h"
 #include "io-internal.h"
+#include "stats-internal.h"
 #include "util/log.h"
 #include <string.h>
 
@@ -76,11 +77,12 @@ int coroutine_fn node_flush_self(Node *n, Request *r)
     return ret;
 }
 
-int coroutine_fn edge_flush(Edge *e, Request *r)
+static int coroutine_fn by_edge_flush(Edge *e, Request *r)
 {
     Node *top = edge_enter(e, r), *n = top;
     Edge *b;
 
+    node_stat_flush(top, r);
     while ((b = atomic_load_explicit(&n->backing, memory_order_acquire))) {
         n = edge_enter(b, r);
         if (atomic_load_explicit(&n->unflushed_old, memory_order_acquire)) {
@@ -92,6 +94,20 @@ int coroutine_fn edge_flush(Edge *e, Request *r)
         }
     }
     return node_flush_self(top, r);
+}
+
+int coroutine_fn edge_flush(Edge *e, Request *r)
+{
+    int64_t begun;
+    int ret;
+
+    if (!e->stats) {
+        return by_edge_flush(e, r);
+    }
+    begun = clock_ns();
+    ret = by_edge_flush(e, r);
+    edge_stat_end(e, r, STAT_FLUSH, 0, begun, ret);
+    return ret;
 }
 
 bool coroutine_fn node_write_out(Node *n, Error **errp)

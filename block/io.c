@@ -15,6 +15,7 @@
 #include "change-internal.h"
 #include "io-internal.h"
 #include "record.h"
+#include "stats-internal.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -160,13 +161,20 @@ int coroutine_fn node_preadv(Node *n, Request *r, GuestOffset offset, const IoVe
 int coroutine_fn edge_preadv(Edge *e, Request *r, GuestOffset offset, const IoVector *iov,
                              unsigned flags)
 {
+    int64_t begun = e->stats ? clock_ns() : 0;
     Node *n = edge_enter_flags(e, r, flags);
+    int ret;
 
     flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
     if (flags & REQ_COPY) {
         edge_copy_barrier(e);
     }
-    return node_preadv(n, r, offset, iov, flags);
+    node_stat_read(n, r, iov->size);
+    ret = node_preadv(n, r, offset, iov, flags);
+    if (e->stats) {
+        edge_stat_end(e, r, STAT_READ, iov->size, begun, ret);
+    }
+    return ret;
 }
 
 /* ---- writing ---- */
@@ -381,8 +389,8 @@ static int coroutine_fn finish_write(Node *n, Request *r, GuestOffset offset, ui
     return ret;
 }
 
-int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoVector *iov,
-                              unsigned flags)
+static int coroutine_fn by_edge_pwritev(Edge *e, Request *r, GuestOffset offset,
+                                        const IoVector *iov, unsigned flags)
 {
     Node *n = edge_enter(e, r);
     bool fua = (flags & REQ_FUA) && !n->driver->has_fua;
@@ -391,6 +399,7 @@ int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoV
     if (ret < 0 || iov->size == 0) {
         return ret;
     }
+    node_stat_write(n, r, offset.v, iov->size);
     node_wrote(n, offset.v, iov->size);
     if (G_UNLIKELY(n->detect_zeroes != DETECT_ZEROES_OFF) && iov_is_zero(iov)) {
         ret = zero_range(n, r, offset, iov->size,
@@ -402,8 +411,23 @@ int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoV
     return finish_write(n, r, offset, iov->size, ret, fua);
 }
 
-int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
-                                    unsigned flags)
+int coroutine_fn edge_pwritev(Edge *e, Request *r, GuestOffset offset, const IoVector *iov,
+                              unsigned flags)
+{
+    int64_t begun;
+    int ret;
+
+    if (!e->stats) {
+        return by_edge_pwritev(e, r, offset, iov, flags);
+    }
+    begun = clock_ns();
+    ret = by_edge_pwritev(e, r, offset, iov, flags);
+    edge_stat_end(e, r, STAT_WRITE, iov->size, begun, ret);
+    return ret;
+}
+
+static int coroutine_fn by_edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset,
+                                              uint64_t bytes, unsigned flags)
 {
     Node *n = edge_enter(e, r);
     int ret = check_write(n, offset, bytes);
@@ -411,12 +435,28 @@ int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uin
     if (ret < 0 || bytes == 0) {
         return ret;
     }
+    node_stat_write(n, r, offset.v, bytes);
     node_wrote(n, offset.v, bytes);
     ret = zero_range(n, r, offset, bytes, flags);
     return finish_write(n, r, offset, bytes, ret, flags & REQ_FUA);
 }
 
-int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t bytes)
+int coroutine_fn edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
+                                    unsigned flags)
+{
+    int64_t begun;
+    int ret;
+
+    if (!e->stats) {
+        return by_edge_pwrite_zeroes(e, r, offset, bytes, flags);
+    }
+    begun = clock_ns();
+    ret = by_edge_pwrite_zeroes(e, r, offset, bytes, flags);
+    edge_stat_end(e, r, STAT_WRITE, bytes, begun, ret);
+    return ret;
+}
+
+static int coroutine_fn by_edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t bytes)
 {
     Node *n = edge_enter(e, r);
     uint64_t align = MAX(n->limits.discard_alignment, n->limits.request_alignment), left = bytes;
@@ -426,6 +466,7 @@ int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t
     if (ret < 0 || bytes == 0 || !n->discard_unmap || !n->driver->pdiscard) {
         return ret;
     }
+    node_stat_unmap(n, r, bytes);
     node_wrote(n, offset.v, bytes);
     while (left > 0 && ret == 0) {
         uint64_t len = next_piece(at.v, left, align, n->limits.max_discard);
@@ -438,6 +479,20 @@ int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t
         left -= len;
     }
     return finish_write(n, r, offset, bytes, ret, false);
+}
+
+int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t bytes)
+{
+    int64_t begun;
+    int ret;
+
+    if (!e->stats) {
+        return by_edge_pdiscard(e, r, offset, bytes);
+    }
+    begun = clock_ns();
+    ret = by_edge_pdiscard(e, r, offset, bytes);
+    edge_stat_end(e, r, STAT_UNMAP, bytes, begun, ret);
+    return ret;
 }
 
 int coroutine_fn edge_copy_up(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, bool zero,

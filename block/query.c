@@ -122,6 +122,7 @@ BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp)
         }
     }
     i->children = children_info(n);
+    i->write_threshold = atomic_load(&n->write_threshold);
     i->detect_zeroes = n->detect_zeroes == DETECT_ZEROES_UNMAP
                            ? BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP
                        : n->detect_zeroes == DETECT_ZEROES_ON ? BLOCKDEV_DETECT_ZEROES_OPTIONS_ON

@@ -9,6 +9,7 @@
 #include "block/graph.h"
 #include "block/iothread-objects.h"
 #include "block/nbd-server.h"
+#include "block/stats.h"
 #include "qapi-events.h"
 #include "qapi-types.h"
 #include <string.h>
@@ -37,7 +38,13 @@ static void resized(void *opaque)
     }
 }
 
-static const EdgeOwner owner = {.describe = describe, .name = owner_name, .resized = resized};
+static char *owner_id(void *opaque)
+{
+    return g_strdup(((Export *)opaque)->id);
+}
+
+static const EdgeOwner owner = {
+    .describe = describe, .name = owner_name, .id = owner_id, .resized = resized};
 
 Export *export_find(const char *id)
 {
@@ -140,6 +147,9 @@ static bool coroutine_fn attach(Export *e, const char *node_name, Error **errp)
         return false;
     }
     e->edge = edge_attach(n, NULL, &owner, e, "root", EDGE_ROOT, perm, PERM_ALL, errp);
+    if (e->edge) {
+        edge_keep_stats(e->edge);
+    }
     return e->edge;
 }
 

@@ -303,10 +303,42 @@ static bool join(Item *i, Node *want, const char *name, EdgeRole role, Edge **ed
     return true;
 }
 
+/* What one job works on must stay connected. */
+static bool is_frozen(const Node *n, const Edge *e)
+{
+    for (guint i = 0; i < n->parents->len; i++) {
+        const Edge *mine = g_ptr_array_index(n->parents, i);
+
+        for (guint j = 0; edge_is_job(mine) && j < e->target->parents->len; j++) {
+            const Edge *below = g_ptr_array_index(e->target->parents, j);
+
+            if (edge_is_job(below) && below->owner_opaque == mine->owner_opaque) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static bool check_frozen(const Node *n, const Edge *e, Error **errp)
+{
+    if (e && is_frozen(n, e)) {
+        error_set(errp, ERROR_BUSY, n->name, "reopen",
+                  "Cannot change frozen '%s' link from '%s' to '%s'", e->name, n->name,
+                  e->target->name);
+        return false;
+    }
+    return true;
+}
+
 static bool plan_edges(Item *i, Error **errp)
 {
     Reopen *r = &i->r;
 
+    if ((i->want_file && !check_frozen(r->node, r->file, errp)) ||
+        ((i->want_backing || i->no_backing) && !check_frozen(r->node, r->backing, errp))) {
+        return false;
+    }
     if (i->want_file) {
         i->old_file = r->file;
         i->old_file->leaving = true;

@@ -58,6 +58,8 @@ typedef struct EdgeOwner {
     const char *job_type; /* jobs: "commit" */
     /* The name shown there; freed by the caller. */
     char *(*name)(void *opaque);
+    /* What tells the user apart in query-blockstats (qdev); freed by the caller.  NULL: nothing. */
+    char *(*id)(void *opaque);
     /* The node's size changed, or the edge leads to another node.  Control thread. */
     void (*resized)(void *opaque);
 } EdgeOwner;
@@ -77,8 +79,10 @@ struct Edge {
     const EdgeOwner *owner;
     void *owner_opaque;
     unsigned perm, shared; /* of Perm */
-    bool joining;          /* not used by its parent yet: a reopen is being prepared */
-    bool leaving;          /* soon not used any more: the same */
+    struct EdgeStats *
+        stats; /* root edges whose owners want them (stats.h); NULL: none.  Set before the first request */
+    bool joining; /* not used by its parent yet: a reopen is being prepared */
+    bool leaving; /* soon not used any more: the same */
     bool
         unsettled; /* a backing edge of a running transaction: shares everything until its old node has settled */
     bool
@@ -90,6 +94,9 @@ typedef struct NodeCount {
     _Alignas(64) _Atomic uint32_t reads;
     _Atomic uint32_t writes; /* write-like: write, write zeroes, discard, resize */
     _Atomic uint32_t flushes;
+    /* Since the node was opened (stats.h). */
+    _Atomic uint32_t unmap_ops;
+    _Atomic uint64_t read_ops, read_bytes, write_ops, write_bytes, flush_ops, unmap_bytes;
 } NodeCount;
 
 /* What requests must look like; set by the driver's open, constant afterwards.  Bytes; 0: no limit. */
@@ -119,6 +126,9 @@ struct Node {
     _Atomic uint64_t size;  /* bytes of the virtual disk */
     _Atomic bool read_only; /* no write-like request gets in: -EROFS/-EPERM */
     NodeCount count[LOOP_SLOTS];
+    _Atomic uint64_t highest_write; /* end of the highest write since it was opened */
+    _Atomic uint64_t
+        write_threshold; /* the first write that ends behind this offset is told (threshold.c); 0: none */
     _Atomic uint64_t write_gen;   /* write-like requests that have ended */
     _Atomic uint64_t flushed_gen; /* those of them known to be durable */
     _Atomic bool unflushed_old;   /* an old node since its cut: not known flushed (T5) */

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * query-blockstats: statistics of users of disks, or of nodes, with those of the nodes below.
+ */
+#include "block/stats.h"
+#include "node-internal.h"
+#include "qapi-types.h"
+
+static BlockDeviceStats *stats_info(const Stats *s, bool of_edge)
+{
+    BlockDeviceStats *i = g_new0(BlockDeviceStats, 1);
+
+    i->rd_bytes = s->bytes[STAT_READ];
+    i->wr_bytes = s->bytes[STAT_WRITE];
+    i->unmap_bytes = s->bytes[STAT_UNMAP];
+    i->rd_operations = s->ops[STAT_READ];
+    i->wr_operations = s->ops[STAT_WRITE];
+    i->flush_operations = s->ops[STAT_FLUSH];
+    i->unmap_operations = s->ops[STAT_UNMAP];
+    i->rd_total_time_ns = s->time_ns[STAT_READ];
+    i->wr_total_time_ns = s->time_ns[STAT_WRITE];
+    i->flush_total_time_ns = s->time_ns[STAT_FLUSH];
+    i->unmap_total_time_ns = s->time_ns[STAT_UNMAP];
+    i->failed_rd_operations = s->failed[STAT_READ];
+    i->failed_wr_operations = s->failed[STAT_WRITE];
+    i->failed_flush_operations = s->failed[STAT_FLUSH];
+    i->failed_unmap_operations = s->failed[STAT_UNMAP];
+    i->wr_highest_offset = s->highest_write;
+    i->has_idle_time_ns = s->last_ns != 0;
+    i->idle_time_ns = s->last_ns ? MAX(clock_ns() - s->last_ns, 0) : 0;
+    i->account_failed = of_edge;
+    return i;
+}
+
+/* Those of a node, below it its file and, for a user's disk, its backing image. */
+static BlockStats *node_info(const Node *n, bool backing)
+{
+    BlockStats *i = g_new0(BlockStats, 1);
+    Edge *b = atomic_load_explicit(&((Node *)n)->backing, memory_order_acquire);
+    Stats s = node_stats(n);
+
+    i->node_name = g_strdup(n->name);
+    i->stats = stats_info(&s, false);
+    i->parent = n->file ? node_info(n->file->target, backing) : NULL;
+    i->backing = b && backing ? node_info(b->target, true) : NULL;
+    return i;
+}
+
+static BlockStats *edge_info(const Edge *e)
+{
+    BlockStats *i = node_info(e->target, true);
+    Stats s = edge_stats(e);
+
+    i->device = e->owner->name ? e->owner->name(e->owner_opaque) : g_strdup("");
+    i->qdev = e->owner->id ? e->owner->id(e->owner_opaque) : NULL;
+    qapi_free_BlockDeviceStats(i->stats);
+    i->stats = stats_info(&s, true);
+    return i;
+}
+
+static BlockStatsList **append(BlockStatsList **tail, BlockStats *i)
+{
+    *tail = g_new0(BlockStatsList, 1);
+    (*tail)->value = i;
+    return &(*tail)->next;
+}
+
+BlockStatsList *stats_query(bool of_nodes)
+{
+    g_autoptr(GPtrArray) nodes = node_list();
+    BlockStatsList *list = NULL, **tail = &list;
+
+    for (guint i = 0; i < nodes->len; i++) {
+        const Node *n = g_ptr_array_index(nodes, i);
+
+        if (of_nodes) {
+            tail = append(tail, node_info(n, false));
+        }
+        for (guint j = 0; !of_nodes && j < n->parents->len; j++) {
+            const Edge *e = g_ptr_array_index(n->parents, j);
+
+            if (e->stats) {
+                tail = append(tail, edge_info(e));
+            }
+        }
+    }
+    return list;
+}

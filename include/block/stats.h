@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Statistics: how much has been read and written.
+ *
+ *  - of a node: operations and bytes of every request into it, whoever sent it, so a format's metadata counts at its file.  Every thread counts
+ *    for itself, beside the counts by which requests are waited for anyway.
+ *  - of a root edge, for owners that want it: what one user of the disk asked for, with times.
+ *
+ * Sums are taken while others count: a moment's requests may be missing in them.
+ */
+#ifndef BLOCK_STATS_H
+#define BLOCK_STATS_H
+
+#include "block/node.h"
+
+typedef enum StatKind { STAT_READ, STAT_WRITE, STAT_FLUSH, STAT_UNMAP, STAT_KINDS } StatKind;
+
+/* Sums. */
+typedef struct Stats {
+    uint64_t ops[STAT_KINDS], bytes[STAT_KINDS]; /* that succeeded */
+    uint64_t failed[STAT_KINDS];                 /* operations */
+    uint64_t time_ns[STAT_KINDS];                /* of all operations, failed ones too */
+    int64_t last_ns;                             /* clock_ns() of the last end; 0: there was none */
+    uint64_t highest_write;                      /* end of the highest write, bytes */
+} Stats;
+
+/* From now on requests by the edge are counted; before it is used for the first one. */
+void edge_keep_stats(Edge *e);
+Stats edge_stats(const Edge *e); /* has them */
+Stats node_stats(const Node *n);
+
+struct BlockStatsList;
+/* As query-blockstats. */
+struct BlockStatsList *stats_query(bool nodes);
+
+/* The first write that ends behind `offset` is told by an event (BLOCK_WRITE_THRESHOLD), once; 0: none. */
+void node_set_write_threshold(Node *n, uint64_t offset);
+
+#endif
