@@ -30,6 +30,10 @@ void coroutine_fn journal_undoing(Group *g);
 void coroutine_fn journal_undone(Group *g);
 /* It never was. */
 void coroutine_fn journal_forget(Group *g);
+/* JobRelink: a job merges chains.  Writes nothing if the journal knows nothing of `file`. */
+bool coroutine_fn journal_relink(const char *file, const char *overlay, Error **errp);
+/* At the start, when all groups are known. */
+bool coroutine_fn journal_load_relinks(Error **errp);
 /* Does not wait. */
 void journal_settled(Group *g);
 

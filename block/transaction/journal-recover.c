@@ -13,6 +13,7 @@
  * Each step can be repeated: a crash during recovery is followed by another one.  What it does and what it leaves is in the log and in
  * the group's messages.
  */
+#include "block/job.h"
 #include "block/journal.h"
 #include "block/graph.h"
 #include "journal-internal.h"
@@ -413,7 +414,7 @@ static void remember(Found *f)
         const FoundMember *n = g_ptr_array_index(f->members, i);
 
         if (m->file && !f->g->retired) {
-            superseded_add(f->g->id, m->file, &n->id, m->overlay_file);
+            superseded_add(f->g->id, m->file, &n->id, m->overlay_file, f->begun);
         }
     }
     group_register(g_steal_pointer(&f->g));
@@ -434,7 +435,7 @@ static bool coroutine_fn recover(Error **errp)
     for (guint i = 0; i < all->len; i++) {
         remember(g_ptr_array_index(all, i));
     }
-    return true;
+    return journal_load_relinks(errp);
 }
 
 typedef struct Open {
@@ -469,6 +470,7 @@ bool coroutine_fn journal_open(const JournalOptions *options, Error **errp)
         return false;
     }
     superseded_set_follow(options->follow);
+    job_relink = journal_relink;
     if (!recover(errp)) {
         journal_close();
         return false;
@@ -481,5 +483,6 @@ void coroutine_fn journal_close(void)
     if (store_is_open()) {
         worker_run(WORKERS_CONTROL, close_on_worker, NULL);
         superseded_clear();
+        job_relink = NULL;
     }
 }

@@ -17,6 +17,7 @@
 typedef struct Superseded {
     char *group, *file, *overlay_file;
     FileIdentity id;
+    int64_t at;
     bool warned;
 } Superseded;
 
@@ -34,7 +35,7 @@ static void entry_free(gpointer p)
 }
 
 void superseded_add(const char *group, const char *file, const FileIdentity *id,
-                    const char *overlay_file)
+                    const char *overlay_file, int64_t at)
 {
     Superseded *s;
     GPtrArray *list;
@@ -56,7 +57,41 @@ void superseded_add(const char *group, const char *file, const FileIdentity *id,
     s->file = g_strdup(file);
     s->overlay_file = g_strdup(overlay_file);
     s->id = *id;
+    s->at = at;
     g_ptr_array_add(list, s);
+}
+
+bool superseded_has(const FileIdentity *id)
+{
+    GPtrArray *list = by_inode ? g_hash_table_lookup(by_inode, &id->ino) : NULL;
+
+    for (guint i = 0; list && i < list->len; i++) {
+        if (file_identity_equal(&((Superseded *)g_ptr_array_index(list, i))->id, id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void superseded_relink(const char *file, const FileIdentity *id, const char *overlay_file,
+                       int64_t at)
+{
+    GPtrArray *list = by_inode ? g_hash_table_lookup(by_inode, &id->ino) : NULL;
+    g_autofree char *group = NULL;
+
+    for (guint i = list ? list->len : 0; i-- > 0;) {
+        Superseded *s = g_ptr_array_index(list, i);
+
+        if (file_identity_equal(&s->id, id) && s->at < at) {
+            if (!group) {
+                group = g_strdup(s->group);
+            }
+            g_ptr_array_remove_index(list, i);
+        }
+    }
+    if (overlay_file) {
+        superseded_add(group ? group : "", file, id, overlay_file, at);
+    }
 }
 
 void superseded_add_group(const Group *g)
@@ -66,7 +101,7 @@ void superseded_add_group(const Group *g)
         FileIdentity id;
 
         if (m->file && file_identity_at(AT_FDCWD, m->file, &id) == 0) {
-            superseded_add(g->id, m->file, &id, m->overlay_file);
+            superseded_add(g->id, m->file, &id, m->overlay_file, g_get_real_time() * 1000);
         }
     }
 }

@@ -10,9 +10,14 @@
 #include "block/file.h"
 #include "group.h"
 
-/* The group of id `group` put overlay_file on the file that had this identity.  Strings are copied. */
+/* The group of id `group`, begun at `at` (ns since the epoch), put overlay_file on the file that had this identity.  Strings are copied. */
 void superseded_add(const char *group, const char *file, const FileIdentity *id,
-                    const char *overlay_file);
+                    const char *overlay_file, int64_t at);
+/* Is there a record of the file with this identity? */
+bool superseded_has(const FileIdentity *id);
+/* A job merged chains at `at`: what is recorded of the file from before does not count any more; overlay_file (NULL: none) is on top of it now. */
+void superseded_relink(const char *file, const FileIdentity *id, const char *overlay_file,
+                       int64_t at);
 /* All members of a committed group. */
 void superseded_add_group(const Group *g);
 void superseded_set_follow(bool follow);

@@ -10,6 +10,7 @@ import pytest
 
 from lib import images as img
 from lib.daemon import Daemon, DaemonFailed
+from lib.jobs import error_of, wait_status
 
 
 class Setup:
@@ -359,3 +360,56 @@ def test_recorded_group_is_completed(s):
     assert group['state'] == 'settled' and group['recovered'], group
     assert [m['state'] for m in group['members']] == ['settled']
     d.cmd('transaction-commit', {'id': 'g'})
+
+
+# ---- jobs that merge chains ----
+
+def job(d, command, complete=False, **args):
+    d.cmd(command, {'job-id': 'j', 'auto-dismiss': False, **{k.replace('_', '-'): v for k, v in args.items()}})
+    if complete:
+        wait_status(d, 'j', 'ready')
+        d.cmd('job-complete', id='j')
+    wait_status(d, 'j', 'concluded')
+    assert error_of(d, 'j') is None
+    d.cmd('job-dismiss', id='j')
+
+
+def snapshots(d, s, n):
+    node = 'd'
+    for i in range(1, n + 1):
+        d.cmd('transaction', actions=s.actions(node, f'o{i}', s.dir / f'o{i}.qcow2'))
+        node = f'o{i}'
+    return node
+
+
+def test_a_disk_that_is_the_newest_again(s):
+    """After an active commit the base may be written to, although the overlay's file is still there; and a new snapshot protects it again."""
+    d = s.start()
+    job(d, 'block-commit', complete=True, device=snapshots(d, s, 1), base_node='d')
+    d.stop()
+    s.start().stop()
+    d = s.start(options=',follow=on')
+    assert [n['image']['filename'] for n in d.cmd('query-named-block-nodes') if n['node-name'] == 'd'] == [str(s.disk)]
+    d.cmd('transaction', actions=s.actions('d', 'x', s.dir / 'x.qcow2'))
+    d.stop()
+    assert 'x.qcow2' in s.refused()
+
+
+def test_a_disk_that_has_another_overlay_now(s):
+    """An intermediate commit: the overlay above is what protects the base, though the one between is deleted."""
+    d = s.start()
+    job(d, 'block-commit', device=snapshots(d, s, 2), top_node='o1', base_node='d')
+    d.stop()
+    (s.dir / 'o1.qcow2').unlink()
+    assert 'o2.qcow2' in s.refused()
+    d = s.start(options=',follow=on')
+    assert [n['image']['filename'] for n in d.cmd('query-named-block-nodes') if n['node-name'] == 'd'] == [str(s.dir / 'o2.qcow2')]
+
+
+def test_a_disk_that_nothing_is_on_top_of_any_more(s):
+    d = s.start()
+    job(d, 'block-stream', device=snapshots(d, s, 2))
+    d.stop()
+    s.start().stop()
+    d = s.start(blockdev=f'driver=qcow2,node-name=d,file.driver=file,file.filename={s.dir}/o1.qcow2')
+    d.stop()
