@@ -3,6 +3,7 @@
  * The table of drivers, and probing.
  */
 #include "block/driver.h"
+#include "block/image-created.h"
 #include "qapi-types.h"
 #include <string.h>
 
@@ -28,6 +29,24 @@ const BlockDriver *driver_find(const char *name)
     return NULL;
 }
 
+static gint compare_names(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+GPtrArray *driver_names(void)
+{
+    GPtrArray *names = g_ptr_array_new();
+
+    for (guint i = 0; drivers && i < drivers->len; i++) {
+        const BlockDriver *d = g_ptr_array_index(drivers, i);
+
+        g_ptr_array_add(names, (gpointer)d->name);
+    }
+    g_ptr_array_sort(names, compare_names);
+    return names;
+}
+
 const BlockDriver *driver_probe(const uint8_t *buf, size_t len)
 {
     for (guint i = 0; drivers && i < drivers->len; i++) {
@@ -46,4 +65,18 @@ void image_facts_clear(ImageFacts *f)
     g_free(f->backing_format);
     qapi_free_ImageInfoSpecific(f->specific);
     *f = (ImageFacts){0};
+}
+
+static ImageCreatedFn *image_listener;
+
+void image_created_set_listener(ImageCreatedFn *fn)
+{
+    image_listener = fn;
+}
+
+void image_created(const char *filename, const char *format, const CreateSpec *spec)
+{
+    if (image_listener) {
+        image_listener(filename, format, spec);
+    }
 }

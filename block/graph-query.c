@@ -8,8 +8,6 @@
 
 typedef struct Dump {
     XDbgBlockGraph *graph;
-    XDbgBlockGraphNodeList **nodes_tail;
-    XDbgBlockGraphEdgeList **edges_tail;
     GHashTable *ids; /* object -> id */
 } Dump;
 
@@ -29,8 +27,8 @@ static uint64_t add_object(Dump *d, const void *object, XDbgBlockGraphNodeType t
     item->value->id = id;
     item->value->type = type;
     item->value->name = name;
-    *d->nodes_tail = item;
-    d->nodes_tail = &item->next;
+    item->next = d->graph->nodes;
+    d->graph->nodes = item;
     return id;
 }
 
@@ -45,13 +43,15 @@ static BlockPermissionList *perm_list(unsigned perm)
         {PERM_WRITE_UNCHANGED, BLOCK_PERMISSION_WRITE_UNCHANGED},
         {PERM_RESIZE, BLOCK_PERMISSION_RESIZE},
     };
-    BlockPermissionList *list = NULL, **tail = &list;
+    BlockPermissionList *list = NULL;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
         if (perm & table[i].bit) {
-            *tail = g_new0(BlockPermissionList, 1);
-            (*tail)->value = table[i].value;
-            tail = &(*tail)->next;
+            BlockPermissionList *item = g_new0(BlockPermissionList, 1);
+
+            item->value = table[i].value;
+            item->next = list;
+            list = item;
         }
     }
     return list;
@@ -67,8 +67,32 @@ static void add_edge(Dump *d, uint64_t parent, uint64_t child, const Edge *e)
     item->value->name = g_strdup(e->name);
     item->value->perm = perm_list(e->perm);
     item->value->shared_perm = perm_list(e->shared);
-    *d->edges_tail = item;
-    d->edges_tail = &item->next;
+    item->next = d->graph->edges;
+    d->graph->edges = item;
+}
+
+/* Root edges of jobs, or of all others. */
+static void add_users(Dump *d, GPtrArray *nodes, bool jobs)
+{
+    for (guint i = nodes->len; i-- > 0;) {
+        Node *n = g_ptr_array_index(nodes, i);
+
+        for (guint j = 0; j < n->parents->len; j++) {
+            Edge *e = g_ptr_array_index(n->parents, j);
+
+            if (!e->parent && e->owner->is_job == jobs) {
+                add_object(d, e->owner_opaque,
+                           jobs ? X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_JOB
+                                : X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_BACKEND,
+                           e->owner->name(e->owner_opaque));
+            }
+        }
+    }
+}
+
+static uint64_t id_of(const Dump *d, const void *object)
+{
+    return GPOINTER_TO_SIZE(g_hash_table_lookup(d->ids, object));
 }
 
 XDbgBlockGraph *graph_query(void)
@@ -76,39 +100,33 @@ XDbgBlockGraph *graph_query(void)
     g_autoptr(GPtrArray) nodes = node_list();
     Dump d = {.graph = g_new0(XDbgBlockGraph, 1), .ids = g_hash_table_new(NULL, NULL)};
 
-    d.nodes_tail = &d.graph->nodes;
-    d.edges_tail = &d.graph->edges;
-    /* Users first, as the field's tools expect, then nodes. */
-    for (guint i = 0; i < nodes->len; i++) {
-        Node *n = g_ptr_array_index(nodes, i);
-
-        for (guint j = 0; j < n->parents->len; j++) {
-            Edge *e = g_ptr_array_index(n->parents, j);
-
-            if (!e->parent) {
-                add_object(&d, e->owner_opaque,
-                           e->owner->is_job ? X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_JOB
-                                            : X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_BACKEND,
-                           e->owner->name(e->owner_opaque));
-            }
-        }
-    }
-    for (guint i = 0; i < nodes->len; i++) {
+    /* Numbers count from users to nodes, oldest first; both lists are newest first, the children of one node oldest last. */
+    add_users(&d, nodes, false);
+    add_users(&d, nodes, true);
+    for (guint i = nodes->len; i-- > 0;) {
         Node *n = g_ptr_array_index(nodes, i);
 
         add_object(&d, n, X_DBG_BLOCK_GRAPH_NODE_TYPE_BLOCK_DRIVER, g_strdup(n->name));
     }
-    for (guint i = 0; i < nodes->len; i++) {
+    for (guint i = nodes->len; i-- > 0;) {
         Node *n = g_ptr_array_index(nodes, i);
-        uint64_t id = GPOINTER_TO_SIZE(g_hash_table_lookup(d.ids, n));
 
-        for (guint j = 0; j < n->parents->len; j++) {
+        for (guint j = n->parents->len; j-- > 0;) {
             Edge *e = g_ptr_array_index(n->parents, j);
-            const void *parent = e->parent ? (void *)e->parent : e->owner_opaque;
-            uint64_t pid = GPOINTER_TO_SIZE(g_hash_table_lookup(d.ids, parent));
 
-            if (pid) { /* else a hidden overlay */
-                add_edge(&d, pid, id, e);
+            if (!e->parent) {
+                add_edge(&d, id_of(&d, e->owner_opaque), id_of(&d, n), e);
+            }
+        }
+    }
+    for (guint i = nodes->len; i-- > 0;) {
+        Node *n = g_ptr_array_index(nodes, i);
+
+        for (guint j = n->children->len; j-- > 0;) {
+            Edge *e = g_ptr_array_index(n->children, j);
+
+            if (id_of(&d, e->target)) { /* else a hidden overlay's */
+                add_edge(&d, id_of(&d, n), id_of(&d, e->target), e);
             }
         }
     }

@@ -11,6 +11,7 @@
  *
  * Everything here belongs to the control thread.
  */
+#include "block/backend.h"
 #include "block/count.h"
 #include "node-internal.h"
 #include "qapi-types.h"
@@ -63,6 +64,11 @@ char *node_generate_name(void)
 bool node_name_reserve(const char *name, const void *reserver, Error **errp)
 {
     registry_init();
+    if (backend_find(name)) {
+        error_set(errp, ERROR_EXISTS, name, "name", "node-name=%s is conflicting with a device id",
+                  name);
+        return false;
+    }
     if (g_hash_table_contains(names, name) || g_hash_table_contains(reserved, name)) {
         error_set(errp, ERROR_EXISTS, name, "name", "Duplicate nodes with node-name='%s'", name);
         return false;

@@ -11,6 +11,7 @@
  * A node gets into the registry when it is open; its name is reserved before anything is suspended.
  * Everything here: coroutines of the control thread.
  */
+#include "block/backend.h"
 #include "block/graph.h"
 #include "node-internal.h"
 #include "qapi-types.h"
@@ -29,7 +30,8 @@ static char *take_name(const BlockdevOptions *o, const void *reserver, const voi
 
     if (!o->node_name) {
         name = node_generate_name();
-    } else if (node_name_check(o->node_name, errp)) {
+    } else if ((reserver && o->node_name[0] == '#') || node_name_check(o->node_name, errp)) {
+        /* A generated name that a transaction has chosen is no user's. */
         name = g_strdup(o->node_name);
     } else {
         return NULL;
@@ -195,9 +197,14 @@ void node_show(Node *n)
 
 Node *node_lookup(const char *device, const char *node_name, Error **errp)
 {
-    Node *n = node_name ? node_find(node_name) : NULL;
+    const Backend *b = device ? backend_find(device) : NULL;
+    Node *n;
 
-    /* There are no named backends here: a device name finds nothing. */
+    if (b && !backend_edge(b)) {
+        error_set(errp, ERROR_NOT_FOUND, device, "lookup", "Device '%s' has no medium", device);
+        return NULL;
+    }
+    n = b ? backend_edge(b)->target : node_name ? node_find(node_name) : NULL;
     if (!n) {
         error_set(errp, ERROR_NOT_FOUND, node_name ? node_name : device, "lookup",
                   "Cannot find device='%s' nor node-name='%s'", device ? device : "",

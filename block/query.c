@@ -51,7 +51,7 @@ static ImageInfo *image_info(Node *n, bool flat, Error **errp)
     i->filename = g_strdup(n->filename);
     i->format = g_strdup(n->driver->name);
     i->virtual_size = atomic_load(&n->size);
-    i->has_dirty_flag = f.has_dirty;
+    i->has_dirty_flag = true;
     i->dirty_flag = f.dirty;
     if (f.actual_size < 0 && n->file && n->file->target->driver->facts) {
         g_auto(ImageFacts) below = {.actual_size = -1};

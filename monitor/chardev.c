@@ -278,6 +278,35 @@ void chardev_write(Chardev *c, const char *data, size_t len)
     }
 }
 
+void chardev_write_stdout(const char *data, size_t len)
+{
+    GHashTableIter iter;
+    gpointer value;
+
+    if (devices) {
+        g_hash_table_iter_init(&iter, devices);
+        while (g_hash_table_iter_next(&iter, NULL, &value)) {
+            Chardev *c = value;
+
+            if (c->is_stdio && c->out >= 0) {
+                chardev_write(c, data, len);
+                return;
+            }
+        }
+    }
+    while (len > 0) {
+        ssize_t n = write(STDOUT_FILENO, data, len);
+
+        if (n < 0 && errno != EINTR) {
+            return; /* nobody reads it */
+        }
+        if (n > 0) {
+            data += n;
+            len -= n;
+        }
+    }
+}
+
 size_t chardev_queued(const Chardev *c)
 {
     return c->queue->len - c->sent;

@@ -62,10 +62,11 @@ bool coroutine_fn qmp_query_commands(CommandInfoList **ret_out, Error **errp)
     return true;
 }
 
-static struct json_object *query_qmp_schema(Error **errp)
+static struct json_object *query_qmp_schema(struct json_object *args, Error **errp)
 {
     struct json_object *schema = json_object_new_array();
 
+    (void)args;
     (void)errp;
     for (unsigned i = 0; qapi_introspection[i]; i++) {
         json_object_array_add(schema, json_tokener_parse(qapi_introspection[i]));

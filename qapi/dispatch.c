@@ -102,7 +102,8 @@ static const QapiCommand *find(const QapiCommand *table, unsigned count, const R
     return NULL;
 }
 
-static bool run_raw(const QapiCommand *c, struct json_object **ret_out, Error **errp)
+static bool coroutine_fn run_raw(const QapiCommand *c, struct json_object *args,
+                                 struct json_object **ret_out, Error **errp)
 {
     QapiRawCommand *fn =
         raw_commands ? (QapiRawCommand *)g_hash_table_lookup(raw_commands, c->name) : NULL;
@@ -112,7 +113,7 @@ static bool run_raw(const QapiCommand *c, struct json_object **ret_out, Error **
                         "Command %s has been disabled", c->name);
         return false;
     }
-    *ret_out = fn(errp);
+    *ret_out = fn(args, errp);
     return *ret_out;
 }
 
@@ -132,11 +133,14 @@ static bool coroutine_fn run(const QapiCommand *c, struct json_object *args,
     void *arg = NULL;
     bool ok;
 
+    if (!c->marshal && c->arg) {
+        return run_raw(c, args ? args : none, ret_out, errp); /* takes what the schema cannot say */
+    }
     if (!qapi_parse(type, args ? args : none, false, &arg, errp)) {
         return false;
     }
     if (!c->marshal) {
-        ok = run_raw(c, ret_out, errp);
+        ok = run_raw(c, args ? args : none, ret_out, errp);
     } else {
         ok = c->marshal(arg, &ret, errp);
         if (ok) {

@@ -2,6 +2,7 @@
 /*
  * blockdev-add, blockdev-del and the queries of nodes.
  */
+#include "block/backend.h"
 #include "block/graph.h"
 #include "block/superseded.h"
 #include "qapi-commands.h"
@@ -107,11 +108,15 @@ bool coroutine_fn qmp_query_named_block_nodes(const QueryNamedBlockNodesArg *arg
     return true;
 }
 
-/* Disks of guests: there are none in a storage daemon, as in the one whose protocol this is. */
 bool coroutine_fn qmp_query_block(BlockInfoList **ret_out, Error **errp)
 {
-    (void)errp;
-    *ret_out = NULL;
+    g_autoptr(Error) err = NULL;
+
+    *ret_out = backend_query(&err);
+    if (err) {
+        error_move(errp, &err);
+        return false;
+    }
     return true;
 }
 

@@ -9,6 +9,7 @@
 #include "action.h"
 #include "snapshot-common.h"
 #include "../node-internal.h"
+#include "block/backend.h"
 #include <sys/stat.h>
 
 struct PlannedGraph {
@@ -67,6 +68,9 @@ PlannedNode *planned_lookup(PlannedGraph *g, const char *device, const char *nod
         return NULL;
     }
     p = g_hash_table_lookup(g->nodes, n->name);
+    /* A device is where its disk will be: on top of what the earlier actions put there. */
+    for (; p && p->overlay && device && backend_find(device); p = p->overlay) {
+    }
     if (!p) {
         if (!transaction_reserve(g->t, n)) {
             const Transaction *other = n->reserved_by;

@@ -15,6 +15,7 @@
 #include "snapshot-common.h"
 #include "../node-internal.h"
 #include "block/file.h"
+#include "block/image-created.h"
 #include "qapi-types.h"
 #include "util/worker.h"
 #include <string.h>
@@ -186,28 +187,35 @@ static char *describe_creator(void *opaque)
 
 static const EdgeOwner creator = {.describe = describe_creator, .name = describe_creator};
 
-/* Writes the format into the empty file node. */
-static bool coroutine_fn format_file(SnapshotSyncAction *sa, const BlockDriver *drv, Node *file,
-                                     Error **errp)
+/* What the new image shall be.  *ret_backing is what spec refers to; freed by the caller. */
+static CreateSpec create_spec(const SnapshotSyncAction *sa, char **ret_backing)
 {
     const PlannedNode *old = sa->s.old;
-    const Node *like = model_of(old);
-    g_autofree char *backing_file = NULL;
-    CreateSpec spec = {.size = atomic_load(&((Node *)like)->size)};
-    Edge *e;
-    bool ok;
+    CreateSpec spec = {.size = atomic_load(&((Node *)model_of(old))->size)};
 
     if (old->real) {
-        backing_file = snapshot_backing_name(old->real);
+        *ret_backing = snapshot_backing_name(old->real);
         spec.backing_format = old->real->driver->name;
     } else {
         const SnapshotSyncAction *maker = (SnapshotSyncAction *)old->maker;
 
-        backing_file = g_canonicalize_filename(maker->file, NULL);
+        *ret_backing = g_canonicalize_filename(maker->file, NULL);
         spec.backing_format = maker->format;
     }
-    spec.backing_file = backing_file;
+    spec.backing_file = *ret_backing;
     spec.group_uuid = journal_active() ? sa->base.t->group->uuid : NULL;
+    return spec;
+}
+
+/* Writes the format into the empty file node. */
+static bool coroutine_fn format_file(SnapshotSyncAction *sa, const BlockDriver *drv, Node *file,
+                                     Error **errp)
+{
+    g_autofree char *backing_file = NULL;
+    CreateSpec spec = create_spec(sa, &backing_file);
+    Edge *e;
+    bool ok;
+
     e = edge_attach(file, NULL, &creator, sa, "root", EDGE_ROOT,
                     PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
                     PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
@@ -373,6 +381,12 @@ static bool coroutine_fn link_overlay(Action *a, Error **errp)
 {
     SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
 
+    if (sa->created) {
+        g_autofree char *backing_file = NULL;
+        CreateSpec spec = create_spec(sa, &backing_file);
+
+        image_created(sa->file, sa->format, &spec);
+    }
     return snapshot_link(&sa->s, a->t, errp) &&
            (sa->mode != SNAPSHOT_EXISTING || snapshot_complete_header(&sa->s, a, errp));
 }

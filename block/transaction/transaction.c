@@ -339,6 +339,13 @@ typedef struct Settle {
     Timer timer;
 } Settle;
 
+static bool tell_unnamed = true;
+
+void snapshot_group_tell_unnamed(bool on)
+{
+    tell_unnamed = on;
+}
+
 static void finish_group(Transaction *t)
 {
     Group *g = t->group;
@@ -355,7 +362,7 @@ static void finish_group(Transaction *t)
     }
     g->settle_ns = t->settled - change_cut_time(t->change);
     journal_settled(g);
-    if (t->group_registered) {
+    if (t->group_registered && (t->id || tell_unnamed)) {
         qapi_event_send_snapshot_group_settled(g->id, g->state, g->longest_wait);
     }
 }

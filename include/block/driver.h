@@ -153,6 +153,8 @@ void node_flush_failed(Node *n, int err);
 /* Drivers register once at start. */
 void driver_register(const BlockDriver *driver);
 const BlockDriver *driver_find(const char *name);
+/* Names of all drivers, sorted; free the array only. */
+GPtrArray *driver_names(void);
 /* The format a file's beginning shows; raw if none other does.  buf: at least 512 bytes or the whole file. */
 const BlockDriver *driver_probe(const uint8_t *buf, size_t len);
 

@@ -25,7 +25,8 @@ typedef enum NodeOpenFlags {
 Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned flags,
                              const void *reserver, Error **errp);
 void node_show(Node *n);
-/* Lookup as QMP's (device, node-name) pairs do: "Cannot find device='%s' nor node-name='%s'". */
+/* Lookup as QMP's (device, node-name) pairs do; a device that exists comes first.  Commands with one argument for both give it twice.
+ * Errors: "Cannot find device='%s' nor node-name='%s'", "Device '%s' has no medium". */
 Node *node_lookup(const char *device, const char *node_name, Error **errp);
 /* Waits (10 s at most) while a running transaction has the node reserved.  Error: "Node '%s' is busy: …" */
 bool coroutine_fn node_wait_unreserved(Node *n, Error **errp);

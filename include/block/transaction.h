@@ -70,6 +70,8 @@ struct TransactionInfo *transaction_info(const Transaction *t);
 struct TransactionInfo *transaction_info_of_committed(const char *id);
 struct TransactionInfoList *transaction_query(void);
 struct SnapshotGroupInfoList *snapshot_group_query(const char *id);
+/* Whether the event SNAPSHOT_GROUP_SETTLED is sent for groups that nobody gave a name to (default: yes). */
+void snapshot_group_tell_unnamed(bool on);
 
 /* ---- reservations of others ---- */
 

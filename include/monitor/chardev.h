@@ -36,6 +36,8 @@ bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, Error **e
 void chardev_serve(void);
 /* Queues bytes. */
 void chardev_write(Chardev *c, const char *data, size_t len);
+/* Text for the process's standard output, in order with what a character device on it writes. */
+void chardev_write_stdout(const char *data, size_t len);
 /* Bytes queued and not sent yet. */
 size_t chardev_queued(const Chardev *c);
 /* Stops or resumes reading: back-pressure. */

@@ -32,7 +32,7 @@ typedef struct QapiCommand {
 /* Where the commands that make their own JSON ('gen': false in the schema: query-qmp-schema)
  * register, once, before the first request.  fn returns the value of "return", or NULL with *errp
  * set. */
-typedef struct json_object *QapiRawCommand(Error **errp);
+typedef struct json_object *coroutine_fn QapiRawCommand(struct json_object *args, Error **errp);
 void qapi_set_raw_command(const char *name, QapiRawCommand *fn);
 
 /* Refuses a command by its name, before it is looked up: true, or false with *errp set. */

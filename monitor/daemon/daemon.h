@@ -12,6 +12,7 @@
 typedef struct Option {
     const char *name; /* without dashes */
     const char *arg;
+    const char *dashes; /* in messages: "--" or "-" */
 } Option;
 
 typedef struct CommandLine {

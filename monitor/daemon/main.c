@@ -19,6 +19,7 @@
 #include "block/nbd-server.h"
 #include "block/object.h"
 #include "block/transaction.h"
+#include "../personality/emulator.h"
 #include "daemon.h"
 #include "monitor/chardev.h"
 #include "monitor/qmp.h"
@@ -34,7 +35,7 @@
 static GMainLoop *main_loop;
 static CommandLine command_line;
 static int exit_status;
-static bool starting = true, stop_requested, shutting_down;
+static bool starting = true, stop_requested, shutting_down, by_signal;
 
 static void register_drivers(void)
 {
@@ -79,6 +80,7 @@ void coroutine_fn daemon_shutdown(void)
     }
     shutting_down = true;
     start_watchdog();
+    machine_shutdown(by_signal);
     transaction_abort_all();
     if (!transaction_wait_all(clock_ns() + TRANSACTION_SETTLE_TIMEOUT_NS)) {
         log_warn("a transaction has not ended; leaving without it");
@@ -87,6 +89,8 @@ void coroutine_fn daemon_shutdown(void)
         log_warn("a job has not ended; leaving without it");
     }
     export_shutdown_all();
+    device_free_all();
+    backend_free_all();
     if (!graph_close_all(deadline)) {
         exit_status = 1;
     }
@@ -119,6 +123,7 @@ static gboolean on_signal(gpointer unused)
         pidfile_remove();
         _exit(1);
     }
+    by_signal = true;
     if (starting) {
         stop_requested = true;
         file_locks_wait_until(0);
@@ -137,8 +142,12 @@ static void coroutine_fn start(void *unused)
     (void)unused;
     file_locks_wait_until(clock_ns() + START_LOCK_SECONDS * INT64_C(1000000000));
     option_run_journal(&command_line, &err); /* recovery comes before anything is opened */
-    for (guint i = 0; i < command_line.options->len && !err && !stop_requested; i++) {
-        option_run(&g_array_index(command_line.options, Option, i), &err);
+    if (machine_is_emulator() && !err) {
+        emulator_start(&err);
+    } else {
+        for (guint i = 0; i < command_line.options->len && !err && !stop_requested; i++) {
+            option_run(&g_array_index(command_line.options, Option, i), &err);
+        }
     }
     if (!err && !stop_requested && command_line.pidfile) {
         pidfile_create(command_line.pidfile, &err);
@@ -165,7 +174,13 @@ int main(int argc, char **argv)
 
     g_set_prgname(program);
     argv[0] = program; /* getopt puts it before its messages */
-    command_line_parse(&command_line, argc, argv);
+    register_drivers();
+    machine_init(emulator_by_name(program));
+    if (machine_is_emulator()) {
+        emulator_parse(&command_line, argc, argv);
+    } else {
+        command_line_parse(&command_line, argc, argv);
+    }
     if (command_line.daemonize) {
         daemonize_fork();
     }
@@ -173,7 +188,6 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     rcu_init_process();
     loop_control_init();
-    register_drivers();
     qmp_set_quit(quit);
     main_loop = g_main_loop_new(NULL, false);
     g_unix_signal_add(SIGTERM, on_signal, NULL);
@@ -181,6 +195,7 @@ int main(int argc, char **argv)
     g_unix_signal_add(SIGHUP, on_signal, NULL);
     co_spawn(loop_control(), start, NULL);
     g_main_loop_run(main_loop);
+    qtest_close();
     chardev_close_all();
     object_free_all();
     iothread_free_own();

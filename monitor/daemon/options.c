@@ -7,6 +7,7 @@
 #include "block/graph.h"
 #include "block/journal.h"
 #include "daemon.h"
+#include "../personality/emulator.h"
 #include "monitor/chardev.h"
 #include "monitor/keyval.h"
 #include "monitor/qmp.h"
@@ -79,6 +80,15 @@ static void report(const char *text)
 
 void report_error(const Error *err)
 {
+    if (machine_is_emulator()) {
+        report(err->message);
+        if (err->hint) {
+            g_autofree char *hint = one_line(err->hint);
+
+            fprintf(stderr, "%s\n", hint);
+        }
+        return;
+    }
     g_autofree char *text =
         err->hint ? g_strdup_printf("%s (%s)", err->message, err->hint) : g_strdup(err->message);
 
@@ -113,7 +123,7 @@ void command_line_parse(CommandLine *cl, int argc, char **argv)
 
     *cl = (CommandLine){.options = g_array_new(false, false, sizeof(Option))};
     while ((c = getopt_long(argc, argv, "-hV", table, &index)) != -1) {
-        Option o = {.arg = optarg};
+        Option o = {.arg = optarg, .dashes = "--"};
 
         switch (c) {
         case 'h':
@@ -264,7 +274,7 @@ bool coroutine_fn option_run(const Option *o, Error **errp)
             bool ok = args && table[i].run(args, keyval, errp);
 
             if (!ok) {
-                error_prefix(errp, "--%s %s: ", o->name, o->arg);
+                error_prefix(errp, "%s%s %s: ", o->dashes, o->name, o->arg);
             }
             return ok;
         }

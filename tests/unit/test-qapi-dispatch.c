@@ -157,8 +157,9 @@ bool coroutine_fn qmp_awkward(const TestAwkward *arg, TestBare **ret_out, Error 
     return true;
 }
 
-static struct json_object *raw(Error **errp)
+static struct json_object *raw(struct json_object *args, Error **errp)
 {
+    (void)args;
     static unsigned count;
 
     calls++;

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The human monitor: a console for people.  Control thread.
+ */
+#ifndef MONITOR_HMP_H
+#define MONITOR_HMP_H
+
+#include "monitor/chardev.h"
+
+/* Serves the console on a character device from now on.  readline: lines are edited and echoed here (a terminal, telnet); without it they
+ * come whole. */
+bool hmp_monitor_new(Chardev *c, bool readline, Error **errp);
+
+#endif

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * From the flat options of a drive to a definition of nodes.
+ *
+ * A drive may say less than blockdev-add demands: no format (it is probed), no driver of the file, and parts of a backing file whose rest
+ * the header knows ("backing.node-name=mid").  What is missing is filled in here, from the files, so that opening has complete options.
+ */
+#include "drive-options.h"
+#include "block/graph.h"
+#include "emulator.h"
+#include "qapi-types.h"
+#include "util/log.h"
+#include "util/worker.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEPTH_MAX 200
+
+static const char *text_of(struct json_object *o, const char *key)
+{
+    struct json_object *v;
+
+    return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string)
+               ? json_object_get_string(v)
+               : NULL;
+}
+
+static struct json_object *object_of(struct json_object *o, const char *key)
+{
+    struct json_object *v;
+
+    return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_object) ? v
+                                                                                             : NULL;
+}
+
+static void set(struct json_object *o, const char *key, const char *value)
+{
+    json_object_object_add(o, key, json_object_new_string(value));
+}
+
+/* JSON has numbers and booleans where option arguments have text. */
+static struct json_object *as_text(struct json_object *v)
+{
+    struct json_object *copy;
+
+    switch (json_object_get_type(v)) {
+    case json_type_object:
+        copy = json_object_new_object();
+        {
+            json_object_object_foreach(v, key, value)
+            {
+                json_object_object_add(copy, key, value ? as_text(value) : NULL);
+            }
+        }
+        return copy;
+    case json_type_array:
+        copy = json_object_new_object(); /* lists are objects with decimal keys */
+        for (size_t i = 0; i < json_object_array_length(v); i++) {
+            g_autofree char *key = g_strdup_printf("%zu", i);
+
+            json_object_object_add(copy, key, as_text(json_object_array_get_idx(v, i)));
+        }
+        return copy;
+    case json_type_boolean:
+        return json_object_new_string(json_object_get_boolean(v) ? "on" : "off");
+    default:
+        return json_object_new_string(json_object_get_string(v));
+    }
+}
+
+struct json_object *drive_parse_filename(const char *filename, Error **errp)
+{
+    const char *colon = strchr(filename, ':'), *slash = strchr(filename, '/');
+    struct json_object *o;
+
+    if (g_str_has_prefix(filename, "json:")) {
+        g_autoptr(JsonObject) json = json_tokener_parse(filename + strlen("json:"));
+
+        if (!json || !json_object_is_type(json, json_type_object)) {
+            error_set(errp, ERROR_INVALID, filename, "open", "Could not parse the JSON options");
+            return NULL;
+        }
+        return as_text(json);
+    }
+    if (colon && (!slash || colon < slash)) {
+        g_autofree char *protocol = g_strndup(filename, colon - filename);
+
+        if (strcmp(protocol, "file") == 0) {
+            filename = colon + 1;
+        } else {
+            const BlockDriver *drv = driver_find(protocol);
+
+            if (!drv || !drv->is_protocol || !g_str_has_prefix(protocol, "null-")) {
+                error_set(errp, ERROR_UNSUPPORTED, filename, "open", "Unknown protocol '%s'",
+                          protocol);
+                return NULL;
+            }
+            o = json_object_new_object();
+            set(o, "driver", protocol);
+            return o;
+        }
+    }
+    o = json_object_new_object();
+    set(o, "driver", "file");
+    set(o, "filename", filename);
+    return o;
+}
+
+/* ---- probing ---- */
+
+typedef struct Beginning {
+    const char *filename;
+    uint8_t buf[2048];
+    ssize_t len;
+} Beginning;
+
+static int read_beginning(void *opaque)
+{
+    Beginning *b = opaque;
+    int fd = open(b->filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0) {
+        return -errno;
+    }
+    b->len = pread(fd, b->buf, sizeof(b->buf), 0);
+    close(fd);
+    return b->len < 0 ? -EIO : 0;
+}
+
+/* The format of what a file's options lead to. */
+static const char *coroutine_fn probe(struct json_object *file, bool warn, Error **errp)
+{
+    g_autofree Beginning *b = g_new0(Beginning, 1);
+    const BlockDriver *drv;
+    int ret;
+
+    b->filename = text_of(file, "filename");
+    if (!b->filename || g_strcmp0(text_of(file, "driver"), "file") != 0) {
+        return "raw";
+    }
+    ret = worker_run(WORKERS_CONTROL, read_beginning, b);
+    if (ret < 0) {
+        error_set_errno(errp, -ret, b->filename, "open", "Could not open '%s'", b->filename);
+        return NULL;
+    }
+    drv = driver_probe(b->buf, b->len);
+    if (warn && drv == &driver_raw) {
+        fprintf(stderr,
+                "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+                "         Automatically detecting the format is dangerous for raw images, write "
+                "operations on block 0 will be restricted.\n"
+                "         Specify the 'raw' format explicitly to remove the restrictions.\n",
+                b->filename);
+    }
+    return drv->name;
+}
+
+/* What an image's header says of its backing file: an object of file options and its format, or NULL. */
+static bool coroutine_fn read_header(struct json_object *o, struct json_object **ret_file,
+                                     char **ret_format, Error **errp)
+{
+    struct json_object *file = object_of(o, "file"), *copy = json_object_new_object(),
+                       *file_copy = json_object_new_object();
+    g_autoptr(BlockdevOptions) options = NULL;
+    g_auto(ImageFacts) facts = {0};
+    g_autoptr(Node) n = NULL;
+    bool ok;
+
+    set(file_copy, "driver", "file");
+    set(file_copy, "filename", text_of(file, "filename") ? text_of(file, "filename") : "");
+    set(copy, "driver", text_of(o, "driver"));
+    set(copy, "read-only", "on");
+    set(copy, "force-share", "on");
+    json_object_object_add(copy, "file", file_copy);
+    ok = qapi_parse(&qapi_type_BlockdevOptions, copy, true, (void **)&options, errp);
+    json_object_put(copy);
+    n = ok ? node_open(options, NODE_OPEN_HIDDEN | NODE_OPEN_NO_BACKING, NULL, errp) : NULL;
+    if (!n) {
+        return false;
+    }
+    if (n->driver->facts && !n->driver->facts(n, &facts, errp)) {
+        return false;
+    }
+    if (facts.backing_file) {
+        g_autofree char *name = filename_resolve(n->filename, facts.backing_file);
+
+        *ret_file = drive_parse_filename(name, errp);
+        *ret_format = g_steal_pointer(&facts.backing_format);
+        return *ret_file;
+    }
+    return true;
+}
+
+/* ---- completing ---- */
+
+static bool coroutine_fn complete(struct json_object *o, bool warn, unsigned depth, Error **errp);
+
+/* A file that options describe in place: at least its name is there. */
+static void complete_file(struct json_object *o)
+{
+    struct json_object *file = object_of(o, "file");
+
+    if (file && !text_of(file, "driver") && text_of(file, "filename")) {
+        set(file, "driver", "file");
+    }
+}
+
+static bool coroutine_fn complete_backing(struct json_object *o, unsigned depth, Error **errp)
+{
+    struct json_object *backing = object_of(o, "backing"), *file = NULL;
+    g_autofree char *format = NULL;
+    const BlockDriver *drv = driver_find(text_of(o, "driver"));
+
+    if (!backing) {
+        return true;
+    }
+    if (drv && !drv->supports_backing) {
+        error_set(errp, ERROR_INVALID, NULL, "open", "Driver doesn't support backing files");
+        return false;
+    }
+    if (!object_of(backing, "file") && !text_of(backing, "file") && !text_of(backing, "filename")) {
+        if (!read_header(o, &file, &format, errp)) {
+            return false;
+        }
+        if (file) {
+            json_object_object_add(backing, "file", file);
+        }
+        if (format && !text_of(backing, "driver")) {
+            set(backing, "driver", format);
+        }
+    }
+    if (depth == 0) {
+        error_set(errp, ERROR_LIMIT, NULL, "open", "the chain of backing files is too long");
+        return false;
+    }
+    if (!json_object_object_get_ex(backing, "read-only", NULL)) {
+        set(backing, "read-only", "on");
+    }
+    return complete(backing, false, depth - 1, errp);
+}
+
+static bool coroutine_fn complete(struct json_object *o, bool warn, unsigned depth, Error **errp)
+{
+    complete_file(o);
+    if (!text_of(o, "driver")) {
+        struct json_object *file = object_of(o, "file");
+        const char *format;
+
+        if (!file) {
+            error_set(errp, ERROR_INVALID, NULL, "open", "Parameter 'driver' is missing");
+            return false;
+        }
+        format = probe(file, warn, errp);
+        if (!format) {
+            return false;
+        }
+        set(o, "driver", format);
+    }
+    return complete_backing(o, depth, errp);
+}
+
+/* Puts the members of `from` into o where it has none of its own. */
+static void merge(struct json_object *o, struct json_object *from)
+{
+    json_object_object_foreach(from, key, value)
+    {
+        if (!json_object_object_get_ex(o, key, NULL)) {
+            json_object_object_add(o, key, json_object_get(value));
+        }
+    }
+}
+
+/* file=NAME: the name of the file below, or of the node itself if it is a protocol's. */
+static bool place_file(const DriveNodes *d, struct json_object *o, Error **errp)
+{
+    const BlockDriver *drv = d->driver ? driver_find(d->driver) : NULL;
+    struct json_object *file;
+
+    if (!d->file || d->file[0] == '\0') {
+        return true;
+    }
+    file = drive_parse_filename(d->file, errp);
+    if (!file) {
+        return false;
+    }
+    if (g_str_has_prefix(d->file, "json:")) {
+        merge(o, file); /* the whole drive */
+    } else if (drv && drv->is_protocol) {
+        merge(o, file);
+        set(o, "driver", d->driver);
+    } else if (object_of(o, "file")) {
+        merge(object_of(o, "file"), file);
+    } else {
+        json_object_object_add(o, "file", json_object_get(file));
+    }
+    json_object_put(file);
+    return true;
+}
+
+/* aio=native belongs to the node that has the file. */
+static bool place_aio(const char *aio, struct json_object *o, Error **errp)
+{
+    static const char *const known[] = {"threads", "native", "io_uring", NULL};
+    struct json_object *file = object_of(o, "file");
+
+    if (!aio) {
+        return true;
+    }
+    if (!g_strv_contains(known, aio)) {
+        error_set(errp, ERROR_INVALID, "aio", "drive", "invalid aio option");
+        return false;
+    }
+    complete_file(o);
+    if (!file) {
+        file = o;
+    }
+    if (g_strcmp0(text_of(file, "driver"), "file") == 0 && !text_of(file, "aio")) {
+        set(file, "aio", aio);
+    }
+    return true;
+}
+
+bool coroutine_fn drive_options_complete(const DriveNodes *d, struct json_object *nested,
+                                         BlockdevOptions **ret_options, Error **errp)
+{
+    if (d->driver) {
+        if (!driver_find(d->driver)) {
+            error_set(errp, ERROR_UNSUPPORTED, d->driver, "open", "Unknown driver '%s'", d->driver);
+            return false;
+        }
+        set(nested, "driver", d->driver);
+    }
+    if (!place_file(d, nested, errp) || !place_aio(d->aio, nested, errp)) {
+        return false;
+    }
+    if (!text_of(nested, "driver") && !json_object_object_get_ex(nested, "file", NULL)) {
+        *ret_options = NULL;
+        return true;
+    }
+    if (!json_object_object_get_ex(nested, "read-only", NULL)) {
+        set(nested, "read-only", d->read_only ? "on" : "off");
+    }
+    if (!json_object_object_get_ex(nested, "auto-read-only", NULL)) {
+        set(nested, "auto-read-only", "on");
+    }
+    return complete(nested, true, DEPTH_MAX, errp) &&
+           qapi_parse(&qapi_type_BlockdevOptions, nested, true, (void **)ret_options, errp);
+}
