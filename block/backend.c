@@ -122,6 +122,18 @@ Edge *backend_edge(const Backend *b)
     return b->edge;
 }
 
+const char *node_backend_name(const Node *n)
+{
+    for (guint i = 0; backends && i < backends->len; i++) {
+        const Backend *b = g_ptr_array_index(backends, i);
+
+        if (b->name && b->edge && b->edge->target == n) {
+            return b->name;
+        }
+    }
+    return "";
+}
+
 bool coroutine_fn backend_insert(Backend *b, Node *n, Error **errp)
 {
     if (b->edge) {

@@ -16,7 +16,7 @@ typedef struct Request {
     bool oob;
 } Request;
 
-static GHashTable *raw_commands;
+static GHashTable *raw_commands, *open_commands;
 
 void qapi_set_raw_command(const char *name, QapiRawCommand *fn)
 {
@@ -24,6 +24,15 @@ void qapi_set_raw_command(const char *name, QapiRawCommand *fn)
         raw_commands = g_hash_table_new(g_str_hash, g_str_equal);
     }
     g_hash_table_insert(raw_commands, (void *)name, (void *)fn);
+}
+
+void qapi_set_open_command(const char *name, QapiRawCommand *fn)
+{
+    qapi_set_raw_command(name, fn);
+    if (!open_commands) {
+        open_commands = g_hash_table_new(g_str_hash, g_str_equal);
+    }
+    g_hash_table_add(open_commands, (void *)name);
 }
 
 static bool bad_member(Error **errp, const char *member, const char *what)
@@ -133,8 +142,8 @@ static bool coroutine_fn run(const QapiCommand *c, struct json_object *args,
     void *arg = NULL;
     bool ok;
 
-    if (!c->marshal && c->arg) {
-        return run_raw(c, args ? args : none, ret_out, errp); /* takes what the schema cannot say */
+    if (open_commands && g_hash_table_contains(open_commands, c->name)) {
+        return run_raw(c, args ? args : none, ret_out, errp);
     }
     if (!qapi_parse(type, args ? args : none, false, &arg, errp)) {
         return false;

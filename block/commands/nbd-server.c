@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * nbd-server-start and nbd-server-stop.
+ * nbd-server-*.
  */
+#include "block/backend.h"
+#include "block/export.h"
+#include "block/graph.h"
 #include "block/nbd-server.h"
 #include "qapi-commands.h"
 
@@ -20,4 +23,36 @@ bool coroutine_fn qmp_nbd_server_start(const NbdServerStartArg *arg, Error **err
 bool coroutine_fn qmp_nbd_server_stop(Error **errp)
 {
     return nbd_server_stop(errp);
+}
+
+bool coroutine_fn qmp_nbd_server_add(const NbdServerAddArg *arg, Error **errp)
+{
+    const char *name = arg->name ? arg->name : arg->device;
+    BlockExportOptions o = {.type = BLOCK_EXPORT_TYPE_NBD, .has_writable = true};
+    Node *n;
+
+    if (!nbd_server_running()) {
+        error_set(errp, ERROR_INVALID, name, "nbd-server-add", "NBD server not running");
+        return false;
+    }
+    if (export_find(name)) {
+        error_set(errp, ERROR_EXISTS, name, "nbd-server-add",
+                  "Block export id '%s' is already in use", name);
+        return false;
+    }
+    n = node_lookup(arg->device, arg->device, errp);
+    if (!n) {
+        return false;
+    }
+    o.id = (char *)name;
+    o.node_name = n->name;
+    o.writable = arg->has_writable && arg->writable && !atomic_load(&n->read_only);
+    o.u.nbd.name = (char *)name;
+    o.u.nbd.description = arg->description;
+    return export_add(&o, errp);
+}
+
+bool coroutine_fn qmp_nbd_server_remove(const NbdServerRemoveArg *arg, Error **errp)
+{
+    return export_del(arg->name, arg->has_mode && arg->mode == BLOCK_EXPORT_REMOVE_MODE_HARD, errp);
 }

@@ -17,6 +17,8 @@
  */
 #include "commit.h"
 #include "../node-internal.h"
+#include "block/backend.h"
+#include "block/graph.h"
 #include "block/io.h"
 #include "qapi-types.h"
 #include "util/log.h"
@@ -292,14 +294,15 @@ static const JobDriver driver_active = {
 /* The device: a node that no other node uses (filters excepted, as all of them are seen through). */
 static Node *find_device(const char *name, Error **errp)
 {
-    Node *n = node_find(name);
+    Node *n;
 
-    if (!n) {
+    if (!node_find(name) && !backend_find(name)) {
         error_set_class(errp, ERROR_CLASS_DEVICE_NOT_FOUND, ERROR_NOT_FOUND, name, "commit",
                         "Device '%s' not found", name);
         return NULL;
     }
-    for (guint i = 0; i < n->parents->len; i++) {
+    n = node_lookup(name, name, errp);
+    for (guint i = 0; n && i < n->parents->len; i++) {
         const Edge *e = g_ptr_array_index(n->parents, i);
 
         if (e->parent && !e->parent->hidden && e->role != EDGE_FILTERED) {
@@ -437,6 +440,9 @@ static bool coroutine_fn start(const BlockCommitArg *a, Error **errp)
         !find_nodes(a, &device, &top, &base, errp) || !chain_wait_free(top, base, errp) ||
         !find_nodes(a, &device, &top, &base, errp)) {
         return false;
+    }
+    if (!args.id) {
+        args.id = node_backend_name(device);
     }
     active = top == device || (top->perm & PERM_WRITE);
     if (active && a->backing_file) {

@@ -11,6 +11,7 @@
  *   data in the device | its header names the new backing file, or none | journal | the backing edge moves
  */
 #include "../node-internal.h"
+#include "block/backend.h"
 #include "block/io.h"
 #include "chain.h"
 #include "copy.h"
@@ -316,6 +317,9 @@ static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
                   "Driver '%s' of node '%s' does not support block-stream", device->driver->name,
                   device->name);
         return false;
+    }
+    if (!args.id) {
+        args.id = node_backend_name(device);
     }
     s = (StreamJob *)job_new(&driver, &args, errp);
     if (!s) {

@@ -37,6 +37,9 @@ const char *backend_name(const Backend *b); /* "" if anonymous */
 /* The edge that leads to the medium; NULL: none inserted. */
 Edge *backend_edge(const Backend *b);
 
+/* The name of the first named backend that holds n; "" if none does.  What a job on n is called by default. */
+const char *node_backend_name(const Node *n);
+
 /* Puts a node in; takes a reference by its edge.  Error: "There already is a medium in the device", permission errors. */
 bool coroutine_fn backend_insert(Backend *b, Node *n, Error **errp);
 void coroutine_fn backend_eject(Backend *b);

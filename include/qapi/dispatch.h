@@ -34,6 +34,8 @@ typedef struct QapiCommand {
  * set. */
 typedef struct json_object *coroutine_fn QapiRawCommand(struct json_object *args, Error **errp);
 void qapi_set_raw_command(const char *name, QapiRawCommand *fn);
+/* The same for a command that takes more members than the schema says (device_add): it checks its arguments itself. */
+void qapi_set_open_command(const char *name, QapiRawCommand *fn);
 
 /* Refuses a command by its name, before it is looked up: true, or false with *errp set. */
 typedef bool QapiAllowed(void *opaque, const char *name, Error **errp);

@@ -44,7 +44,7 @@ void machine_init(bool emulator)
         image_created_set_listener(print_created);
         snapshot_group_tell_unnamed(false); /* an emulator's clients know no such event */
     }
-    qapi_set_raw_command("device_add", device_add);
+    qapi_set_open_command("device_add", device_add);
 }
 
 bool machine_is_emulator(void)
