@@ -12,6 +12,9 @@
 Node *node_alloc(const BlockDriver *driver, const char *name);
 /* A fresh "#block…" name; freed by the caller. */
 char *node_generate_name(void);
+/* Decides where n will be in lists of nodes: behind those that have a place, before those that get one later.  A node comes after its file
+ * and before the backing nodes that are opened for it. */
+void node_take_place(Node *n);
 /* Puts n into the registry under its name, which its maker has reserved or checked. */
 void node_register(Node *n);
 /* As node_find(), hidden ones included. */

@@ -100,7 +100,6 @@ Node *node_alloc(const BlockDriver *driver, const char *name)
     n->shared = PERM_ALL;
     n->parents = g_ptr_array_new();
     n->children = g_ptr_array_new();
-    n->serial = ++last_serial;
     pthread_mutex_init(&n->wait_lock, NULL);
     co_queue_init(&n->waiters);
     g_queue_init(&n->gate_held);
@@ -151,12 +150,26 @@ Node *node_nothing(void)
     return n;
 }
 
+void node_take_place(Node *n)
+{
+    n->serial = ++last_serial;
+}
+
 void node_register(Node *n)
 {
+    guint at;
+
     registry_init();
     g_assert(!g_hash_table_contains(names, n->name));
     g_hash_table_insert(names, n->name, n);
-    g_ptr_array_add(nodes, n);
+    if (!n->serial) {
+        node_take_place(n);
+    }
+    at = nodes->len;
+    while (at > 0 && ((Node *)g_ptr_array_index(nodes, at - 1))->serial > n->serial) {
+        at--;
+    }
+    g_ptr_array_insert(nodes, at, n);
 }
 
 static void unregister(Node *n)

@@ -486,6 +486,7 @@ bool coroutine_fn node_open_backing(Node *n, const BlockdevRefOrNull *option, co
 {
     Node *child;
 
+    node_take_place(n);
     if (n->backing_overridden) {
         return true; /* NODE_OPEN_NO_BACKING */
     }
