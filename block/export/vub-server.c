@@ -244,7 +244,8 @@ static void coroutine_fn vub_shutdown(Export *base)
 
     stop_listening(e);
     while (vub_clients(base) > 0) {
-        shutdown(e->session->fd, SHUT_RDWR); /* only this thread frees it */
+        /* Only this thread frees it.  The front end notices when all is answered and the session closes. */
+        shutdown(e->session->fd, SHUT_RD);
         g_ptr_array_add(e->waiters, co_self());
         co_yield();
     }

@@ -217,6 +217,7 @@ void coroutine_fn vub_session_run(VubSession *s)
     if (err) {
         log_warn_limited("export '%s': %s: disconnected", s->exp->base.id, err->message);
     }
-    shutdown(s->fd, SHUT_RDWR);
     vub_session_end(s);
+    /* Not before everything is answered: the front end looks at the rings then. */
+    shutdown(s->fd, SHUT_RDWR);
 }

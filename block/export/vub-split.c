@@ -118,6 +118,8 @@ static bool find_left(VubRing *r, Error **errp)
     for (guint i = 0; i < left->len; i++) {
         g_array_append_val(r->resubmit, g_array_index(left, Left, i).head);
     }
+    /* A front end that lost its back end does not know the position: it is behind what was taken. */
+    r->last_avail = r->used_idx + left->len;
     return true;
 }
 
@@ -131,16 +133,7 @@ static bool split_start(VubRing *r, uint32_t base, Error **errp)
     r->used_idx = r->pushed_idx = le16toh(atomic_load_explicit(used_idx(r), memory_order_acquire));
     r->last_avail = base;
     r->signalled_valid = false;
-    if (r->inflight) {
-        if (!find_left(r, errp)) {
-            return false;
-        }
-        if (r->resubmit->len > 0) {
-            /* Who lost its back end does not know the position: it is behind what was taken. */
-            r->last_avail = r->used_idx + r->resubmit->len;
-        }
-    }
-    return true;
+    return !r->inflight || find_left(r, errp);
 }
 
 /* ---- taking ---- */

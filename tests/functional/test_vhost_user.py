@@ -455,6 +455,35 @@ def test_killed_raw(images, features):
     d.stop()
 
 
+@pytest.mark.parametrize('features', BOTH)
+def test_killed_with_requests_in_flight(images, features):
+    """What was taken and not answered is done again by the next process, once and in order; what follows too."""
+    def start(latency):
+        return Daemon(['--blockdev', f'driver=null-co,node-name=d,read-zeroes=on,latency-ns={latency}', *export(images / 's')])
+
+    d = start(10**12)
+    ring = vu.connect(images / 's', features | USUAL, num=32, inflight=True)
+    for i in range(5):
+        ring.submit(vu.IN, i, room=512)
+    assert ring.do(vu.GET_ID, room=20)[0] == vu.OK  # overtakes them
+    d.process.kill()
+    d.process.wait()
+    d._close_files()
+    for _ in range(2 if features & vu.PACKED else 3):
+        ring.submit(vu.IN, 8, room=512, kick=False)
+    d = start(0)
+    front = vu.Front(images / 's', ring.front.size, kept=ring.front).negotiate(features | USUAL)
+    assert front.set_inflight(ring.front) == 0
+    again = go_on(front, ring, features)
+    for _ in range(len(again.running)):
+        assert again.wait()[2] == vu.OK
+    assert not again.running
+    assert '5 requests of the former process' in d.stderr()
+    for i in range(50):
+        assert again.do(vu.IN, i, room=512) == (vu.OK, bytes(512))
+    d.stop()
+
+
 def test_killed_with_metadata_in_memory(images):
     """What was answered may be forgotten: the guest is refused, with a line that says so."""
     d, front, ring, _ = restarted(images, 'qcow2', 0, signal.SIGKILL)
