@@ -5,7 +5,8 @@
  * Each has one Request of the block layer, so a cut finds it wholly on one side.
  *
  * Answers: a client that negotiated structured replies gets them for reads and block status, and for errors of these; everything
- * else gets simple replies, which are always permitted and shorter.
+ * else gets simple replies, which are always permitted and shorter.  A structured answer to a read of nothing but zeroes says so instead of
+ * sending them: looking costs next to nothing where there is data.
  */
 #include "nbd-internal.h"
 #include <endian.h>
@@ -105,13 +106,20 @@ static int coroutine_fn do_read(NbdRequest *q, Edge *e, Request *r)
 {
     int ret = edge_pread(e, r, guest(q->offset), q->buf, q->length, 0);
     uint64_t offset = htobe64(q->offset);
+    uint32_t length = htobe32(q->length);
 
     if (ret < 0) {
         return ret;
     }
-    q->data_len = q->length;
     if (!q->conn->structured) {
+        q->data_len = q->length;
         simple_reply(q, 0);
+    } else if (q->length > 0 && buffer_is_zero(q->buf, q->length)) {
+        ChunkHeader h = chunk(q, true, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(offset) + sizeof(length));
+
+        put_head(q, &h, sizeof(h));
+        put_head(q, &offset, sizeof(offset));
+        put_head(q, &length, sizeof(length));
     } else if (q->length == 0) {
         ChunkHeader h = chunk(q, true, NBD_REPLY_TYPE_NONE, 0);
 
@@ -119,6 +127,7 @@ static int coroutine_fn do_read(NbdRequest *q, Edge *e, Request *r)
     } else {
         ChunkHeader h = chunk(q, true, NBD_REPLY_TYPE_OFFSET_DATA, sizeof(offset) + q->length);
 
+        q->data_len = q->length;
         put_head(q, &h, sizeof(h));
         put_head(q, &offset, sizeof(offset));
     }

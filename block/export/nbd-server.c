@@ -24,13 +24,20 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#define ACCEPT_PAUSE_MS 100
+
 typedef struct NbdServer {
-    GArray *fds;        /* listening */
-    GPtrArray *sources; /* GSource *, same indices */
-    char *socket_path;
+    GArray *fds; /* listening */
+    /* GSource *: of the descriptors, or one of the time until they are looked at again; none: not yet, or there are as many connections
+     * as there may be. */
+    GPtrArray *sources;
+    char *socket_path; /* to be removed, if it is still this file: */
+    dev_t socket_dev;
+    ino_t socket_ino;
     unsigned max_connections, handshake_seconds;
     TlsCreds *creds; /* NULL: none */
     char *authz;
@@ -41,6 +48,8 @@ typedef struct NbdServer {
 
 static NbdServer *server;
 static bool serving; /* nbd_server_serve() was called */
+static bool
+    several; /* a client may have more than one connection; constant while there is a server */
 static pthread_mutex_t exports_lock = PTHREAD_MUTEX_INITIALIZER;
 static GPtrArray *nbd_exports; /* NbdExport * */
 
@@ -201,8 +210,11 @@ uint16_t nbd_export_flags(const NbdExport *e)
 {
     /* Several connections see one node: a flush on any covers the writes of all. */
     uint16_t flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
-                     NBD_FLAG_SEND_DF | NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE;
+                     NBD_FLAG_SEND_DF | NBD_FLAG_SEND_CACHE;
 
+    if (several) {
+        flags |= NBD_FLAG_CAN_MULTI_CONN;
+    }
     if (e->base.writable) {
         return flags | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
     }
@@ -219,6 +231,61 @@ static void wake_all(GPtrArray *list)
     g_ptr_array_set_size(list, 0);
 }
 
+/* ---- listening ---- */
+
+static gboolean on_accept(gint fd, GIOCondition condition, gpointer unused);
+
+static bool is_full(const NbdServer *s)
+{
+    return s->max_connections && s->conns->len >= s->max_connections;
+}
+
+static void stop_listening(NbdServer *s)
+{
+    for (guint i = 0; i < s->sources->len; i++) {
+        GSource *source = g_ptr_array_index(s->sources, i);
+
+        g_source_destroy(source);
+        g_source_unref(source);
+    }
+    g_ptr_array_set_size(s->sources, 0);
+}
+
+/* Clients that come while there are as many connections as there may be wait in the listen queue. */
+static void update_listening(NbdServer *s)
+{
+    if (is_full(s)) {
+        stop_listening(s);
+        return;
+    }
+    for (guint i = 0; serving && !s->stopping && i < s->fds->len && s->sources->len <= i; i++) {
+        GSource *source = g_unix_fd_source_new(g_array_index(s->fds, int, i), G_IO_IN);
+
+        g_source_set_callback(source, G_SOURCE_FUNC(on_accept), NULL, NULL);
+        g_source_attach(source, NULL);
+        g_ptr_array_add(s->sources, source);
+    }
+}
+
+static gboolean listen_again(gpointer unused)
+{
+    (void)unused;
+    stop_listening(server);
+    update_listening(server);
+    return G_SOURCE_REMOVE;
+}
+
+/* Without descriptors or memory the same client would be offered again at once, for ever. */
+static void pause_listening(NbdServer *s)
+{
+    GSource *later = g_timeout_source_new(ACCEPT_PAUSE_MS);
+
+    stop_listening(s);
+    g_source_set_callback(later, listen_again, NULL, NULL);
+    g_source_attach(later, NULL);
+    g_ptr_array_add(s->sources, later);
+}
+
 static void conn_gone(void *opaque)
 {
     NbdConn *c = opaque;
@@ -233,6 +300,7 @@ static void conn_gone(void *opaque)
     if (server->conns->len == 0) {
         wake_all(server->waiters);
     }
+    update_listening(server);
     tls_session_free(c->tls);
     tls_creds_unref(c->creds);
     close(c->fd);
@@ -302,12 +370,14 @@ static gboolean on_accept(gint fd, GIOCondition condition, gpointer unused)
 
     (void)condition;
     (void)unused;
-    if (peer < 0) {
-        return G_SOURCE_CONTINUE;
-    }
-    if (!t || (server->max_connections && server->conns->len >= server->max_connections)) {
-        log_warn_limited("NBD: too many connections: a client was turned away");
-        close(peer);
+    if (peer < 0 || !t) {
+        if (peer >= 0) {
+            log_warn_limited("NBD: a client was turned away: %s", err->message);
+            close(peer);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            log_warn_limited("NBD: clients have to wait: %s", g_strerror(errno));
+            pause_listening(server);
+        }
         return G_SOURCE_CONTINUE;
     }
     setsockopt(peer, IPPROTO_TCP, TCP_NODELAY, &one,
@@ -320,6 +390,7 @@ static gboolean on_accept(gint fd, GIOCondition condition, gpointer unused)
     c->authz = g_strdup(server->authz);
     g_ptr_array_add(server->conns, c);
     co_spawn(iothread_loop(t), serve, c);
+    update_listening(server);
     return G_SOURCE_CONTINUE;
 }
 
@@ -335,12 +406,29 @@ static void add_listener(NbdServer *s, int fd)
     g_array_append_val(s->fds, fd);
 }
 
+/* What an earlier process left there is in the way; anything but a socket is not ours to remove. */
+static bool make_room(const char *path, Error **errp)
+{
+    struct stat st;
+
+    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
+        error_set_errno(errp, EADDRINUSE, path, "listen", "Failed to bind socket to %s", path);
+        return false;
+    }
+    if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR) {
+        error_set_errno(errp, errno, path, "listen", "Failed to unlink socket %s", path);
+        return false;
+    }
+    return true;
+}
+
 static bool listen_unix(NbdServer *s, const UnixSocketAddress *a, Error **errp)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
     bool abstract = a->has_abstract && a->abstract, tight = !a->has_tight || a->tight;
     size_t room = sizeof(sa.sun_path) - (abstract ? 1 : 0), len = strlen(a->path);
     socklen_t sa_len = sizeof(sa);
+    struct stat st;
     int fd;
 
     if (len >= room + (abstract ? 1 : 0)) {
@@ -357,14 +445,18 @@ static bool listen_unix(NbdServer *s, const UnixSocketAddress *a, Error **errp)
         error_set_errno(errp, errno, a->path, "listen", "Failed to create a socket");
         return false;
     }
-    if (!abstract && unlink(a->path) < 0 && errno != ENOENT) {
-        error_set_errno(errp, errno, a->path, "listen", "Failed to unlink socket %s", a->path);
+    if (!abstract && !make_room(a->path, errp)) {
+        ; /* said why */
     } else if (bind(fd, (struct sockaddr *)&sa, sa_len) < 0) {
         error_set_errno(errp, errno, a->path, "listen", "Failed to bind socket to %s", a->path);
-    } else if (listen(fd, SOMAXCONN) < 0) {
+    } else if (listen(fd, SOMAXCONN) < 0 || (!abstract && lstat(a->path, &st) < 0)) {
         error_set_errno(errp, errno, a->path, "listen", "Failed to listen on socket");
     } else {
-        s->socket_path = abstract ? NULL : g_canonicalize_filename(a->path, NULL);
+        if (!abstract) {
+            s->socket_path = g_canonicalize_filename(a->path, NULL);
+            s->socket_dev = st.st_dev;
+            s->socket_ino = st.st_ino;
+        }
         add_listener(s, fd);
         return true;
     }
@@ -460,10 +552,13 @@ static bool listen_fd(NbdServer *s, const FdSocketAddress *a, Error **errp)
 
 static void server_free(NbdServer *s)
 {
+    struct stat st;
+
     for (guint i = 0; i < s->fds->len; i++) {
         close(g_array_index(s->fds, int, i));
     }
-    if (s->socket_path) {
+    if (s->socket_path && lstat(s->socket_path, &st) == 0 && st.st_dev == s->socket_dev &&
+        st.st_ino == s->socket_ino) {
         unlink(s->socket_path);
     }
     g_array_free(s->fds, true);
@@ -476,22 +571,11 @@ static void server_free(NbdServer *s)
     g_free(s);
 }
 
-static void serve_listeners(NbdServer *s)
-{
-    for (guint i = 0; i < s->fds->len; i++) {
-        GSource *source = g_unix_fd_source_new(g_array_index(s->fds, int, i), G_IO_IN);
-
-        g_source_set_callback(source, G_SOURCE_FUNC(on_accept), NULL, NULL);
-        g_source_attach(source, NULL);
-        g_ptr_array_add(s->sources, source);
-    }
-}
-
 void nbd_server_serve(void)
 {
     serving = true;
     if (server) {
-        serve_listeners(server);
+        update_listening(server);
     }
 }
 
@@ -537,10 +621,9 @@ bool nbd_server_start(const SocketAddressLegacy *addr, const NbdServerConfig *co
         server_free(s);
         return false;
     }
-    if (serving) {
-        serve_listeners(s);
-    }
+    several = max_connections != 1;
     server = s;
+    update_listening(s);
     return true;
 }
 
@@ -551,12 +634,7 @@ bool nbd_server_stop(Error **errp)
         return false;
     }
     server->stopping = true;
-    for (guint i = 0; i < server->sources->len; i++) {
-        GSource *source = g_ptr_array_index(server->sources, i);
-
-        g_source_destroy(source);
-        g_source_unref(source);
-    }
+    stop_listening(server);
     export_remove_all(&export_driver_nbd);
     /* Clients that have not chosen an export. */
     for (guint i = 0; i < server->conns->len; i++) {

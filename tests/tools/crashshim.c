@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * crashshim: an LD_PRELOAD library that ends a process at its k-th call that changes files, or makes that call fail, and keeps what is
- * needed to play a power failure afterwards (tests/functional/lib/powerfail.py).
+ * crashshim: an LD_PRELOAD library that ends a process at its k-th call that changes files, or makes that call fail or hang, and keeps
+ * what is needed to play a power failure afterwards (tests/functional/lib/powerfail.py).
  *
  * CRASH_CONTROL names a file that is mapped and shared with the test:
  *   u64 armed    the test sets it: calls are counted and logged from here on
@@ -11,6 +11,10 @@
  *   u64 fail_at  call number `fail_at` is not made: it fails (0: none) ...
  *   u64 error    ... with this errno
  *   u64 control  not 0: calls of threads that serve guests are not counted
+ *   u64 hold_at  call number `hold_at` is not made until the test changes this (0: none); then, while it hangs:
+ *   u64 held     its number
+ *   u64 ino      its file (0: the call has none)
+ *   char what[]  its name
  *
  * Records: u32 kind, u32 length of the whole record (multiple of 8), then what the kind says:
  *   WRITE     u64 dev, ino, offset, old size, length, then old bytes (as many as there were), then new bytes
@@ -44,6 +48,9 @@ enum Kind { WRITE = 1, TRUNCATE, SYNC, CREATE, UNLINK, LINK, RENAME };
 typedef struct Control {
     volatile uint64_t armed;
     uint64_t count, at, used, fail_at, error, control;
+    volatile uint64_t hold_at, held;
+    uint64_t ino;
+    char what[32];
 } Control;
 
 enum { NOT_COUNTED, COUNTED, FAILS };
@@ -72,11 +79,30 @@ static void __attribute__((constructor)) init(void)
     control = map;
 }
 
-/* Counts a call, and ends the process if it is the one.  The lock is held until the call is done: calls happen in the order of their
- * records. */
-static int enter(void)
+/* Hangs, without the lock: others go on. */
+static void hold(uint64_t number, const char *what, int fd)
+{
+    struct stat st = {0};
+
+    if (fd >= 0) {
+        fstat(fd, &st);
+    }
+    control->ino = st.st_ino;
+    snprintf(control->what, sizeof(control->what), "%s", what);
+    control->held = number;
+    pthread_mutex_unlock(&lock);
+    while (control->hold_at == number) {
+        usleep(1000);
+    }
+    pthread_mutex_lock(&lock);
+}
+
+/* Counts a call, and ends the process or hangs if it is the one.  The lock is held until the call is done: calls happen in the order of
+ * their records. */
+static int enter(const char *what, int fd)
 {
     char name[16] = "";
+    uint64_t number;
 
     if (!control || !control->armed) {
         return NOT_COUNTED;
@@ -86,13 +112,17 @@ static int enter(void)
         return NOT_COUNTED;
     }
     pthread_mutex_lock(&lock);
-    if (++control->count == control->at) {
+    number = ++control->count;
+    if (number == control->at) {
         kill(getpid(), SIGKILL);
         for (;;) {
             pause();
         }
     }
-    return control->count == control->fail_at ? FAILS : COUNTED;
+    if (number == control->hold_at) {
+        hold(number, what, fd);
+    }
+    return number == control->fail_at ? FAILS : COUNTED;
 }
 
 static void leave(int entered)
@@ -105,13 +135,19 @@ static void leave(int entered)
     errno = err;
 }
 
+static void __attribute__((noreturn)) fail(const char *what)
+{
+    dprintf(STDERR_FILENO, "crashshim: %s: %s\n", what, strerror(errno));
+    abort();
+}
+
 static uint8_t *begin_record(uint32_t kind, uint64_t len)
 {
     uint64_t whole = (8 + len + 7) & ~UINT64_C(7);
     uint8_t *p = record_log + control->used;
 
     if (control->used + whole > LOG_SIZE) {
-        abort();
+        fail("the log is full");
     }
     memcpy(p, &kind, 4);
     memcpy(p + 4, &(uint32_t){whole}, 4);
@@ -155,7 +191,7 @@ static void log_write(int fd, const struct iovec *iov, int n, uint64_t offset)
         snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
         again = open(self, O_RDONLY | O_CLOEXEC);
         if (again < 0 || pread(again, p, old, offset) != (ssize_t)old) {
-            abort();
+            fail("cannot read what is overwritten");
         }
         close(again);
         p += old;
@@ -179,7 +215,7 @@ static void log_truncate(int fd, uint64_t size)
     p = begin_record(TRUNCATE, 32 + cut);
     p = put(put(put(put(p, st.st_dev), st.st_ino), st.st_size), size);
     if (cut && pread(fd, p, cut, size) != (ssize_t)cut) {
-        abort();
+        fail("cannot read what is cut off");
     }
 }
 
@@ -258,7 +294,7 @@ static const char *absolute(int dirfd, const char *name, char *buf)
 ssize_t pwrite64(int fd, const void *buf, size_t len, off64_t offset)
 {
     REAL(pwrite64);
-    int in = enter();
+    int in = enter("pwrite64", fd);
     ssize_t ret;
 
     if (in == COUNTED) {
@@ -275,7 +311,7 @@ ssize_t pwrite(int fd, const void *buf, size_t len, off_t offset)
 ssize_t pwritev64(int fd, const struct iovec *iov, int n, off64_t offset)
 {
     REAL(pwritev64);
-    int in = enter();
+    int in = enter("pwritev64", fd);
     ssize_t ret;
 
     if (in == COUNTED) {
@@ -292,7 +328,7 @@ ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t offset)
 ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t offset, int flags)
 {
     REAL(pwritev64v2);
-    int in = enter();
+    int in = enter("pwritev64v2", fd);
     ssize_t ret;
 
     if (in == COUNTED) {
@@ -309,7 +345,7 @@ ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t offset, int flags
 int ftruncate64(int fd, off64_t size)
 {
     REAL(ftruncate64);
-    int in = enter(), ret;
+    int in = enter("ftruncate64", fd), ret;
 
     if (in == COUNTED) {
         log_truncate(fd, size);
@@ -326,7 +362,7 @@ int ftruncate(int fd, off_t size)
     int name(int fd)                                                                               \
     {                                                                                              \
         REAL(name);                                                                                \
-        int in = enter(), ret = -1;                                                                \
+        int in = enter(#name, fd), ret = -1;                                                       \
                                                                                                    \
         if (in == FAILS) {                                                                         \
             errno = control->error;                                                                \
@@ -348,7 +384,7 @@ static int open_any(int dirfd, const char *path, int flags, mode_t mode)
 {
     REAL(openat64);
     int creates = (flags & O_CREAT) && faccessat(dirfd, path, F_OK, AT_SYMLINK_NOFOLLOW) < 0;
-    int in = creates ? enter() : 0, ret;
+    int in = creates ? enter("open", -1) : 0, ret;
     char buf[8192];
 
     if (in == COUNTED) {
@@ -393,7 +429,7 @@ int openat(int dirfd, const char *path, int flags, ...)
 int linkat(int from_dir, const char *from, int dirfd, const char *path, int flags)
 {
     REAL(linkat);
-    int in = enter(), ret;
+    int in = enter("linkat", -1), ret;
     char buf[8192];
 
     if (in == COUNTED) {
@@ -405,7 +441,7 @@ int linkat(int from_dir, const char *from, int dirfd, const char *path, int flag
 int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags)
 {
     REAL(renameat2);
-    int in = enter(), ret;
+    int in = enter("renameat2", -1), ret;
     char a[8192], b[8192];
 
     if (in == COUNTED) {
@@ -417,7 +453,7 @@ int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsign
 int unlinkat(int dirfd, const char *path, int flags)
 {
     REAL(unlinkat);
-    int in = enter(), ret;
+    int in = enter("unlinkat", -1), ret;
     char buf[8192], grave[4096];
 
     if (in == COUNTED) {

@@ -38,7 +38,7 @@ class Daemon:
     Use it as a context manager, or call stop(); stop() fails if the daemon does not exit cleanly.
     """
 
-    def __init__(self, args=(), binary=None, directory=None, monitor=True, env=None, cwd=None, wrapper=()):
+    def __init__(self, args=(), binary=None, directory=None, monitor=True, env=None, cwd=None, wrapper=(), pass_fds=()):
         self.binary = str(binary or daemon_binary())
         self.own_directory = None
         if directory is None:
@@ -59,7 +59,7 @@ class Daemon:
         environment.update(env or {})
         try:
             self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self.stdout_file,
-                                            stderr=self.stderr_file, env=environment, cwd=cwd)
+                                            stderr=self.stderr_file, env=environment, cwd=cwd, pass_fds=pass_fds)
         except OSError as e:
             self._close_files()
             raise DaemonFailed(f'cannot start {self.binary}: {e}') from e

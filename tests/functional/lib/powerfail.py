@@ -31,14 +31,25 @@ class CrashPoint:
         return {'LD_PRELOAD': str(self.shim), 'CRASH_CONTROL': str(self.path), 'CRASH_GRAVEYARD': str(self.grave),
                 'CUTPOINT_LOOP': 'epoll'}
 
-    def arm(self, at=0, fail_at=0, error=0, control_only=False):
-        """Kills the process at call `at`, or makes call `fail_at` fail; control_only: what guests' I/O does is not counted."""
-        struct.pack_into('<QQ', self.map, 8, 0, at)
-        struct.pack_into('<QQQ', self.map, 32, fail_at, error, control_only)
+    def arm(self, at=0, fail_at=0, error=0, control_only=False, hold_at=0):
+        """Kills the process at call `at`, or makes call `fail_at` fail, or lets call `hold_at` hang until release(); control_only: what
+        guests' I/O does is not counted."""
+        struct.pack_into('<QQQ', self.map, 8, 0, at, 0)
+        struct.pack_into('<QQQQQ', self.map, 32, fail_at, error, control_only, hold_at, 0)
         struct.pack_into('<Q', self.map, 0, 1)
 
     def disarm(self):
         struct.pack_into('<Q', self.map, 0, 0)
+
+    def held(self):
+        """The call that hangs: (number, inode of its file, name); None: none does."""
+        number, ino = struct.unpack_from('<QQ', self.map, 64)
+        if not number or number != struct.unpack_from('<Q', self.map, 56)[0]:
+            return None
+        return number, ino, bytes(self.map[80:112]).split(b'\0')[0].decode()
+
+    def release(self):
+        struct.pack_into('<Q', self.map, 56, 0)
 
     @property
     def count(self):
