@@ -9,13 +9,14 @@ import os
 import random
 import sys
 import threading
+import time
 from pathlib import Path
 
 import nbd
 import pytest
 
 from lib import images
-from lib.daemon import Daemon
+from lib.daemon import SLOW, Daemon
 from lib.powerfail import CrashPoint
 from lib.qmp import QmpError
 
@@ -82,6 +83,17 @@ class Setup:
         nodes = sorted((n['node-name'], n['ro']) for n in self.d.cmd('query-named-block-nodes'))
         return files, nodes, self.d.cmd('x-debug-query-block-graph')
 
+    def held(self):
+        """Descriptors, and the bytes of each image that are locked; what guests are connected with does not change."""
+        locks = []
+        for line in Path('/proc/locks').read_text(encoding='ascii').splitlines():
+            number, kind, _, mode, _, where, first, last = line.replace('->', '').split()[:8]
+            inode = int(where.split(':')[2])
+            name = next((p.name for p in self.dir.iterdir() if p.is_file() and p.stat().st_ino == inode), None)
+            if kind == 'OFDLCK' and name and name.endswith('.qcow2'):
+                locks.append((name, mode, first, last))
+        return self.d.descriptors(), sorted(locks)
+
     def tops(self):
         return {e['id']: e['node-name'] for e in self.d.cmd('query-block-exports')}
 
@@ -92,7 +104,8 @@ def one(tmp_path, journal, k, error):
     for g in guests:
         g.start()
     try:
-        before = s.state()
+        before, held = s.state(), s.held()
+        assert len(held[1]) >= N
         s.crash.arm(fail_at=k, error=error, control_only=True)
         failed = None
         try:
@@ -105,6 +118,10 @@ def one(tmp_path, journal, k, error):
         sticky, degraded = 'stays failed' in log, 'is degraded' in log
         if failed:
             assert s.state() == before, (str(failed), log)
+            deadline = time.monotonic() + 20 * SLOW
+            while s.held() != held and not sticky and time.monotonic() < deadline:
+                time.sleep(0.05)  # what was opened is closed by workers
+            assert sticky or s.held() == held
             assert s.d.cmd('query-transactions') == []
             if not sticky:
                 s.d.cmd('transaction', actions=s.actions(1, [f'd{i}' for i in range(N)]))

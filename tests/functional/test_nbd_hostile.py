@@ -340,8 +340,8 @@ def test_out_of_descriptors(daemon, images):
         clients.append(c)
     time.sleep(0.3)
     cpu = s.d.cpu_seconds()
-    time.sleep(1)
-    assert s.d.cpu_seconds() - cpu < 0.5
+    time.sleep(1.5)
+    assert s.d.cpu_seconds() - cpu < 0.15  # a busy loop has at least that on the most loaded machine
     assert s.good.pread(512, 8 * MIB) == b'good' * 128
     for c in clients[:30]:
         c.close()

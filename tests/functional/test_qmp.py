@@ -137,6 +137,18 @@ def test_framing(d):
     assert [d.qmp.reply()['id'] for _ in range(2000)] == list(range(2000))
 
 
+def test_one_session_is_served_in_order(d, images):
+    """A command waits for the slow one before it."""
+    img.create(images / 'a.qcow2')
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'a', 'file': {'driver': 'file', 'filename': f'{images}/a.qcow2'}})
+    d.qmp.send_raw(json.dumps({'execute': 'blockdev-snapshot-sync', 'id': 'slow', 'arguments': {
+        'node-name': 'a', 'snapshot-node-name': 'o', 'snapshot-file': f'{images}/o'}}) +
+        '{"execute": "query-named-block-nodes", "id": "after"}{"execute": "query-version", "id": "last"}')
+    replies = [d.qmp.reply() for _ in range(3)]
+    assert [r['id'] for r in replies] == ['slow', 'after', 'last']
+    assert 'o' in [n['node-name'] for n in replies[1]['return']]
+
+
 # ---- too much ----
 
 def memory(d, what='VmRSS'):
