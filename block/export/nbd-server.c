@@ -621,7 +621,7 @@ bool nbd_server_start(const SocketAddressLegacy *addr, const NbdServerConfig *co
         server_free(s);
         return false;
     }
-    several = max_connections != 1;
+    several = config->max_connections != 1;
     server = s;
     update_listening(s);
     return true;

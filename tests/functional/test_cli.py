@@ -140,7 +140,7 @@ def test_options_are_carried_out_in_order(images):
     (['--nbd-server', 'addr.type=unix'], "Parameter 'addr.path' is missing"),
     (['--nbd-server', 'addr.type=unix,addr.path=/nonexistent/x'], 'Failed to bind socket to /nonexistent/x'),
     (['--nbd-server', 'addr.type=inet,addr.host=127.0.0.1,addr.port=x'], "Failed to parse port 'x'"),
-    (['--nbd-server', 'addr.type=fd,addr.str=0'], "File descriptor '0' is not a listening socket"),
+    (['--nbd-server', 'addr.type=fd,addr.str=0'], "File descriptor '0' is not a socket"),
     (['--nbd-server', 'nonsense=1'], 'nonsense'),
     (['--export', 'nonsense,id=e,node-name=z'], "Parameter 'type' does not accept value 'nonsense'"),
     (['--export', 'nbd,node-name=z'], "Parameter 'id' is missing"),

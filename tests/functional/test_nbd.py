@@ -468,7 +468,7 @@ def test_inherited_socket(daemon, images):
     h.shutdown()
     assert d.qmp.error('nbd-server-start', addr={'type': 'fd', 'data': {'str': '0'}}) == 'NBD server already running'
     d.cmd('nbd-server-stop')
-    assert 'not a listening socket' in d.qmp.error('nbd-server-start', addr={'type': 'fd', 'data': {'str': '0'}})
+    assert 'not a socket' in d.qmp.error('nbd-server-start', addr={'type': 'fd', 'data': {'str': '0'}})
     listening.close()
 
 

@@ -18,7 +18,7 @@ from lib.daemon import SLOW
 from lib.nbdwire import Wire
 
 MIB = 1 << 20
-ERR_UNSUP, ERR_INVALID, ERR_UNKNOWN, ERR_TOO_BIG = (1 << 31 | n for n in (1, 3, 6, 9))
+ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_UNKNOWN, ERR_TOO_BIG = (1 << 31 | n for n in (1, 2, 3, 6, 9))
 
 
 class Server:
@@ -88,7 +88,7 @@ def test_bad_options_are_answered(s):
     with s.raw() as w:
         w.hello()
         for option, data, reply in (
-                (99, b'', ERR_UNSUP), (0, b'abc', ERR_UNSUP), (nbdwire.OPT_STARTTLS, b'', ERR_UNSUP),
+                (99, b'', ERR_UNSUP), (0, b'abc', ERR_UNSUP), (nbdwire.OPT_STARTTLS, b'', ERR_POLICY),
                 (nbdwire.OPT_LIST, b'x', ERR_INVALID), (nbdwire.OPT_STRUCTURED, b'x', ERR_INVALID),
                 (nbdwire.OPT_SET_META, text('a') + struct.pack('>I', 0), ERR_INVALID),  # before structured replies
                 (nbdwire.OPT_GO, b'', ERR_INVALID), (nbdwire.OPT_GO, b'\0\0\0\5a\0\0', ERR_INVALID),

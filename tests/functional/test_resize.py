@@ -131,3 +131,24 @@ def test_below_raw(d, images, offset):
     h = client(d)
     assert h.get_size() == 3 * MIB
     h.shutdown()
+
+
+def test_image_with_a_longer_l1_than_it_needs(d, images):
+    """qemu-img leaves that behind when it makes an image smaller; what such entries hold is no part of the disk."""
+    path = images / 'disk'
+    img.create(path, '64M', options='cluster_size=512')
+    img.run('qemu-img', 'resize', '-q', '--shrink', '-f', 'qcow2', path, '32k')
+    img.qemu_io(path, 'write -P 7 0 32k')
+    add(d, 'qcow2', path)
+    export(d)
+    h = client(d)
+    for to in (64 << 10, 4 * MIB, 128 * MIB):
+        resize(d, to)
+        h.shutdown()
+        h = client(d)
+        assert h.pread(32768, 0) == b'\7' * 32768 and h.pread(32768, to - 32768) == bytes(32768)
+        h.pwrite(b'end', to - 32768)
+        h.pwrite(bytes(3), to - 32768)
+    h.shutdown()
+    d.stop()
+    img.check(path)

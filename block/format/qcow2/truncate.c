@@ -33,7 +33,8 @@ static int coroutine_fn move_l1(Qcow2 *q, Request *r, uint64_t covered)
         return -ENOMEM;
     }
     pthread_mutex_lock(&q->lock);
-    memcpy(l1->t.data, old->t.data, (size_t)old->entries * 8);
+    /* An image may have more entries than its size needs, even with something in them: no part of the disk. */
+    memcpy(l1->t.data, old->t.data, (size_t)old->covered * 8);
     memcpy(l1->l2, old->l2, old->covered * sizeof(l1->l2[0]));
     if (old->t.queued) {
         g_ptr_array_remove_fast(q->dirty_tables, &old->t);
