@@ -17,7 +17,7 @@
 #define EVENTS_PER_TURN 128
 
 typedef struct Wait {
-    struct Wait *next;
+    struct Wait *next, **link; /* link: what points to this one */
     Coroutine *co;
     struct Watch *watch;
     short events;
@@ -28,6 +28,7 @@ typedef struct Wait {
 typedef struct Watch {
     int fd;
     Wait *waits;
+    short events; /* what the waits wait for; what one that timed out did, until the next event */
 } Watch;
 
 typedef struct EpollLoop {
@@ -97,15 +98,33 @@ static Watch *get_watch(EpollLoop *e, int fd)
     return w;
 }
 
+static void add_wait(Watch *w, Wait *wait)
+{
+    wait->next = w->waits;
+    wait->link = &w->waits;
+    if (w->waits) {
+        w->waits->link = &wait->next;
+    } else {
+        w->events = 0;
+    }
+    w->waits = wait;
+    w->events |= wait->events;
+}
+
+static void remove_wait(Wait *wait)
+{
+    *wait->link = wait->next;
+    if (wait->next) {
+        wait->next->link = wait->link;
+    }
+}
+
 /* Registers what w's waits wait for.  0 or a negative errno; -EPERM: files of this kind are always
  * ready. */
 static int arm(EpollLoop *e, Watch *w)
 {
-    struct epoll_event ev = {.events = EPOLLONESHOT, .data.ptr = w};
+    struct epoll_event ev = {.events = EPOLLONESHOT | (unsigned short)w->events, .data.ptr = w};
 
-    for (Wait *i = w->waits; i; i = i->next) {
-        ev.events |= (unsigned short)i->events;
-    }
     if (epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, w->fd, &ev) == 0) {
         return 0;
     }
@@ -118,12 +137,7 @@ static int arm(EpollLoop *e, Watch *w)
 /* Takes `wait` out of its watch's list and lets its coroutine go on. */
 static void finish(Wait *wait, int ret)
 {
-    Wait **link = &wait->watch->waits;
-
-    while (*link != wait) {
-        link = &(*link)->next;
-    }
-    *link = wait->next;
+    remove_wait(wait);
     wait->ret = ret;
     timer_cancel(&wait->timer);
     co_wake(wait->co);
@@ -133,6 +147,7 @@ static void fired(EpollLoop *e, Watch *w, uint32_t events)
 {
     Wait *next;
 
+    w->events = 0;
     for (Wait *i = w->waits; i; i = next) {
         /* Errors and hang-ups are for everybody, as with poll(2). */
         short got = events & ((unsigned short)i->events | EPOLLERR | EPOLLHUP);
@@ -140,6 +155,8 @@ static void fired(EpollLoop *e, Watch *w, uint32_t events)
         next = i->next;
         if (got) {
             finish(i, got);
+        } else {
+            w->events |= i->events;
         }
     }
     if (w->waits) {
@@ -192,11 +209,10 @@ static int coroutine_fn epoll_poll(int fd, short events, int64_t timeout_ns)
     Wait wait = {.co = co_self(), .watch = get_watch(e, fd), .events = events};
     int ret;
 
-    wait.next = wait.watch->waits;
-    wait.watch->waits = &wait;
+    add_wait(wait.watch, &wait);
     ret = arm(e, wait.watch);
     if (ret < 0) {
-        wait.watch->waits = wait.next;
+        remove_wait(&wait);
         return ret == -EPERM ? events & (POLLIN | POLLOUT) : ret;
     }
     timer_init(&wait.timer, timed_out, &wait);
