@@ -144,6 +144,7 @@ static bool coroutine_fn run(Job *j, Error **errp)
         return false;
     }
     c->copy.size = atomic_load(&c->top->size);
+    c->copy.target = c->base_edge;
     if (!copy_init(&c->copy, chain_granularity(c->base, c->copy.size), errp)) {
         return false;
     }

@@ -3,6 +3,7 @@
  * The workers that carry a job's data; see copy.h.
  */
 #include "copy.h"
+#include "block/driver.h"
 #include "block/io.h"
 #include "block/iothread-objects.h"
 #include <errno.h>
@@ -11,6 +12,8 @@
 
 /* A piece that keeps failing and is tried again and again shall not take a processor. */
 #define RETRY_NS INT64_C(100000000)
+/* So much is written between two calls that keep the cache from filling up. */
+#define BEHIND (UINT64_C(16) << 20)
 
 bool coroutine_fn copy_init(Copy *c, uint32_t granularity, Error **errp)
 {
@@ -151,6 +154,23 @@ static void give_back(Copy *c, unsigned index, bool done)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* Storage works while we copy, and the flush in the end finds little left to do. */
+static void coroutine_fn write_behind(Copy *c, uint64_t bytes)
+{
+    Node *n = atomic_load_explicit(&c->target->node, memory_order_acquire);
+
+    if (atomic_fetch_add(&c->behind, bytes) + bytes < BEHIND) {
+        return;
+    }
+    atomic_store(&c->behind, 0);
+    while (n->file) {
+        n = atomic_load_explicit(&n->file->node, memory_order_acquire);
+    }
+    if (n->driver->write_behind) {
+        n->driver->write_behind(n);
+    }
+}
+
 static void coroutine_fn carry(void *opaque, unsigned index)
 {
     Copy *c = opaque;
@@ -181,6 +201,9 @@ static void coroutine_fn carry(void *opaque, unsigned index)
         if (ret == 0) {
             give_back(c, index, true);
             job_progress(c->job, bytes);
+            if (!hurry) {
+                write_behind(c, bytes);
+            }
             continue;
         }
         if (!failed(c, reading, ret)) {

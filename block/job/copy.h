@@ -12,7 +12,7 @@
 #include "block/dirty-bitmap.h"
 #include "block/job.h"
 
-#define COPY_WORKERS   8u
+#define COPY_WORKERS   4u
 #define COPY_PIECE_MAX (UINT64_C(512) * 1024)
 
 /* Carries [offset, offset + bytes); buf: memory of COPY_PIECE_MAX bytes, or of a granule if that is more.  Negative errno;
@@ -36,9 +36,12 @@ typedef struct Copy {
     JobOnError on_error;
     /* `ignore` means: leave the piece out and remember the error; else: try again. */
     bool ignore_leaves_out;
+    Edge *
+        target; /* where it is written to; its storage is kept from caching too much; the caller's */
     uint64_t size;      /* bytes to look at */
     bool count_skipped; /* what scan finds nothing in counts as progress */
     _Atomic bool hurry;
+    _Atomic uint64_t behind; /* bytes written since storage was last told */
     _Atomic int64_t deadline;
     _Atomic int error;    /* reported: the job ends with it */
     _Atomic int left_out; /* the first error of what was left out */

@@ -100,6 +100,7 @@ static bool coroutine_fn run(Job *j, Error **errp)
     bool ok;
 
     s->copy.size = atomic_load(&s->device->size);
+    s->copy.target = s->edge;
     job_set_total(j, s->copy.size);
     if (!copy_init(&s->copy, chain_granularity(s->device, s->copy.size), errp)) {
         return false;

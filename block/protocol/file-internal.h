@@ -83,6 +83,7 @@ int coroutine_fn file_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uin
 int coroutine_fn file_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
 /* file-writeout.c */
 void coroutine_fn file_write_out(Node *n);
+void coroutine_fn file_write_behind(Node *n);
 int coroutine_fn file_flush(Node *n, Request *r);
 int coroutine_fn file_truncate(Node *n, Request *r, uint64_t size, bool exact);
 int coroutine_fn file_block_status(Node *n, Request *r, GuestOffset offset, uint64_t bytes,

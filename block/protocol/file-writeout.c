@@ -101,3 +101,27 @@ void coroutine_fn file_write_out(Node *n)
         node_flush_failed(n, w.ret);
     }
 }
+
+/* ---- behind a writer ---- */
+
+static int write_behind(void *opaque)
+{
+    return sync_file_range(*(int *)opaque, 0, 0,
+                           SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE) < 0
+               ? -errno
+               : 0;
+}
+
+void coroutine_fn file_write_behind(Node *n)
+{
+    FileState *s = n->state;
+    int ret;
+
+    if (n->cache_direct || n->cache_no_flush) {
+        return;
+    }
+    ret = worker_run(WORKERS_CONTROL, write_behind, &s->fd);
+    if (ret == -EIO || ret == -ENOSPC || ret == -EDQUOT) {
+        node_flush_failed(n, ret); /* as above */
+    }
+}

@@ -233,6 +233,7 @@ const BlockDriver driver_file = {
     .flush = file_flush,
     .identity = file_node_identity,
     .write_out = file_write_out,
+    .write_behind = file_write_behind,
     .truncate = file_truncate,
     .block_status = file_block_status,
 };

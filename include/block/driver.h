@@ -131,6 +131,9 @@ struct BlockDriver {
     int coroutine_fn (*flush)(Node *n, Request *r);
     /* Protocols that cache: hands written data to storage without disturbing requests.  A flush follows, which tells errors. */
     void coroutine_fn (*write_out)(Node *n);
+    /* The same for who writes much and will flush: what was written since the last call is on its way to storage when it returns, what was
+     * before has arrived there, nearly.  Keeps the cache from filling up. */
+    void coroutine_fn (*write_behind)(Node *n);
     /* Formats: true if memory has changes of completed requests that the file below does not have yet.  Any thread, must not suspend. */
     bool (*unsaved)(Node *n);
     /* Protocols: which file it is; false: none.  Any thread, does not suspend. */

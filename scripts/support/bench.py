@@ -19,6 +19,8 @@ from lib import images  # noqa: E402
 from lib.daemon import PEER, daemon_binary  # noqa: E402
 from lib.disks import Disks  # noqa: E402
 
+from bench_jobs import job_run  # noqa: E402
+
 CHAINS = 32
 
 
@@ -118,7 +120,8 @@ def main():
     parser.add_argument('--hot', type=int, nargs='+', default=[16, 256])
     parser.add_argument('--directory', default='/var/tmp')
     parser.add_argument('--json')
-    parser.add_argument('what', nargs='*', help='snapshot, io (both)')
+    parser.add_argument('--job-mib', type=int, default=4096)
+    parser.add_argument('what', nargs='*', help='snapshot, io (both), jobs')
     args = parser.parse_args()
     what = args.what or ['snapshot', 'io']
     directory = Path(tempfile.mkdtemp(prefix='cutpoint-bench-', dir=args.directory))
@@ -152,6 +155,16 @@ def main():
                                                  ('cpu_us', 'CPU a request', 'us', 'target: not higher'),
                                                  ('p99_us', '99th percentile', 'us', '')):
                     show(f'{rw} {label}', unit, median(results[rw]['ours'], key), median(results[rw]['peer'], key), target)
+        for command in ('commit', 'active commit', 'stream') if 'jobs' in what else []:
+            runs = results[command] = {'ours': [], 'peer': [], 'ours with a client': []}
+            for _ in range(args.runs):
+                runs['ours'].append(job_run(ours, directory / 'j', args.job_mib, command, False))
+                runs['peer'].append(job_run(peer, directory / 'j', args.job_mib, command, False))
+                runs['ours with a client'].append(job_run(ours, directory / 'j', args.job_mib, command, True))
+            a, b = median(runs['ours'], 'mib_s'), median(runs['peer'], 'mib_s')
+            show(f'{command}, {args.job_mib} MiB', 'MiB/s', a, b, f'{a / b:.2f} times (target 1.2)')
+            a, b = (median(runs['ours with a client'], k) for k in ('before_p99_ms', 'during_p99_ms'))
+            show('  p99 of 4 KiB writes before, meanwhile', 'ms', a, b, f'{b / a:.1f} times (target 3)')
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if args.json:
