@@ -38,6 +38,11 @@ class Tap:
 
 def pytest_addoption(parser):
     parser.addoption('--tap', action='store_true', help='print TAP on stdout')
+    try:
+        # An option of the terminal plugin (which -p no:terminal leaves out) that explaining a failed comparison asks for.
+        parser.addoption('--verbose', type=int, default=2, help='how much of what differs is shown')
+    except ValueError:
+        pass
 
 
 def pytest_configure(config):
