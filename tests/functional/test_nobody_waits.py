@@ -137,6 +137,46 @@ def one(s, disks, k):
     return count, held
 
 
+def test_a_request_that_hangs_in_an_old_image(tmp_path):
+    """T8, T2: the transaction is answered after its settle-timeout, with success; nobody else waits; settling ends when the request does,
+    and what it wrote is in the old image."""
+    s = Setup(tmp_path, 'epoll')
+    try:
+        disks = [Disk(tmp_path, i) for i in range(N + 1)]
+        s.crash.arm(hold_at=1)
+        hanging = disks[0].h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b'H' * 4096)), 0)
+        deadline = time.monotonic() + 20 * SLOW
+        while not s.crash.held() and time.monotonic() < deadline:
+            disks[0].h.poll(10)
+        assert s.crash.held()[2].startswith('pwrite') and s.disk_of(s.crash.held()[1]) == 0
+        s.d.cmd('transaction', {'actions': s.actions(), 'properties': {'settle-timeout': 500, 'group': 'g'}})
+        group = s.d.cmd('query-snapshot-groups')[0]
+        assert group['id'] == 'g' and group['state'] == 'settling'
+        h = disks[0].h
+        sent = [('read', h.aio_pread(nbd.Buffer(4096), CLUSTER)),
+                ('write', h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(CLUSTER)), 2 * CLUSTER)),
+                ('copy of another cluster', h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(512)), SIZE - CLUSTER))]
+        late = disks[0].wait(sent[:2], time.monotonic() + 20 * SLOW)
+        late += [x for d in disks[1:] for x in d.wait(d.send(flush=True), time.monotonic() + 20 * SLOW)]
+        assert late == [] and s.crash.held()
+        assert disks[0].wait([('the hanging one', hanging)], time.monotonic() + 0.2)  # still
+        s.crash.release()
+        assert disks[0].wait([('the hanging one', hanging), sent[2]], time.monotonic() + 20 * SLOW) == []
+        assert s.d.qmp.event('SNAPSHOT_GROUP_SETTLED')['data']['id'] == 'g'
+        assert s.d.cmd('query-snapshot-groups')[0]['state'] == 'settled'
+        s.crash.disarm()
+        for d in disks:
+            d.h.shutdown()
+        s.d.stop()
+        assert images.contents(s.files[0][0], 4096) == b'H' * 4096
+        images.check(s.files[0][0])
+    finally:
+        s.crash.release()
+        if s.d.process.poll() is None:
+            s.d.kill()
+        s.crash.close()
+
+
 @pytest.mark.parametrize('loop', ['io_uring', 'epoll'])
 def test_no_request_waits(tmp_path, loop):
     s = Setup(tmp_path, loop)
