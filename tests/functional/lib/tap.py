@@ -36,13 +36,11 @@ class Tap:
         print(f'1..{self.n}', file=OUT, flush=True)
 
 
-def pytest_addoption(parser):
+def pytest_addoption(parser, pluginmanager):
     parser.addoption('--tap', action='store_true', help='print TAP on stdout')
-    try:
-        # An option of the terminal plugin (which -p no:terminal leaves out) that explaining a failed comparison asks for.
+    if not pluginmanager.has_plugin('terminal'):
+        # An option of that plugin that explaining a failed comparison asks for.
         parser.addoption('--verbose', type=int, default=2, help='how much of what differs is shown')
-    except ValueError:
-        pass
 
 
 def pytest_configure(config):
