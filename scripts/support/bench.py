@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / 'tests' / 'functional'))
 from lib import images  # noqa: E402
 from lib.daemon import PEER, daemon_binary  # noqa: E402
 from lib.disks import Disks  # noqa: E402
+from lib.guest import Guest  # noqa: E402
 
 from bench_jobs import job_run  # noqa: E402
 
@@ -105,6 +106,32 @@ def io_run(binary, directory, rw):
     return {'rate': job['iops'], 'cpu_us': cpu * 1e6 / job['total_ios'], 'p99_us': job['clat_ns']['percentile']['99.000000'] / 1000}
 
 
+def guest_run(binary, directory, rw):
+    """A guest's 16 requests of 4 KiB at a time to one vhost-user-blk disk, a file in the page cache."""
+    image, sock = directory / 'guest.raw', directory / 'guest.sock'
+    sock.unlink(missing_ok=True)
+    p = subprocess.Popen([binary, '--blockdev', f'driver=raw,node-name=d,file.driver=file,file.filename={image}', '--export',
+                          f'type=vhost-user-blk,id=e,node-name=d,writable=on,addr.type=unix,addr.path={sock}'])
+    while not sock.exists():
+        time.sleep(0.02)
+
+    def cpu():
+        fields = Path(f'/proc/{p.pid}/stat').read_text().rsplit(')', 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+    with Guest(directory, [{'vub': sock}], {'DISKS': 'vda', 'BENCH': rw, 'CHAINS': 16}) as guest:
+        guest.wait_line('READY')
+        time.sleep(2)
+        first, used, began = len(guest.stats), cpu(), time.monotonic()
+        time.sleep(8)
+        requests, used = sum(s[1] for s in guest.stats[first:]), cpu() - used
+        took = time.monotonic() - began
+        guest.check()
+    p.terminate()
+    p.wait()
+    return {'rate': requests / took, 'cpu_us': used * 1e6 / requests}
+
+
 def median(runs, key):
     return statistics.median(r[key] for r in runs)
 
@@ -121,7 +148,7 @@ def main():
     parser.add_argument('--directory', default='/var/tmp')
     parser.add_argument('--json')
     parser.add_argument('--job-mib', type=int, default=4096)
-    parser.add_argument('what', nargs='*', help='snapshot, io (both), jobs')
+    parser.add_argument('what', nargs='*', help='snapshot, io (both), jobs, guest')
     args = parser.parse_args()
     what = args.what or ['snapshot', 'io']
     directory = Path(tempfile.mkdtemp(prefix='cutpoint-bench-', dir=args.directory))
@@ -165,6 +192,19 @@ def main():
             show(f'{command}, {args.job_mib} MiB', 'MiB/s', a, b, f'{a / b:.2f} times (target 1.2)')
             a, b = (median(runs['ours with a client'], k) for k in ('before_p99_ms', 'during_p99_ms'))
             show('  p99 of 4 KiB writes before, meanwhile', 'ms', a, b, f'{b / a:.1f} times (target 3)')
+        if 'guest' in what:
+            with open(directory / 'guest.raw', 'wb') as f:
+                for _ in range(256):
+                    f.write(os.urandom(1 << 20))
+            for rw in ('read', 'write'):
+                runs = results[f'guest {rw}'] = {'ours': [], 'peer': []}
+                for _ in range(args.runs):
+                    runs['ours'].append(guest_run(ours, directory, rw))
+                    runs['peer'].append(guest_run(peer, directory, rw))
+                for key, label, unit, target in (('rate', '4 KiB, 16 at a time', '/s', 'target: not lower'),
+                                                 ('cpu_us', "daemon's CPU a request", 'us', 'target: 0.8')):
+                    a, b = median(runs['ours'], key), median(runs['peer'], key)
+                    show(f'guest {rw} {label}', unit, a, b, f'{a / b:.2f} ({target})')
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if args.json:

@@ -510,6 +510,8 @@ def test_other_image(images):
     images_create(images / 'other.img', 'raw')
     d, front, ring, _ = restarted(images, 'raw', 0, signal.SIGTERM, other=images / 'other.img')
     assert front.set_inflight(ring.front) == 1
+    with pytest.raises(vu.Gone):
+        front.receive()
     assert 'another image' in d.stderr()
     d.stop()
 

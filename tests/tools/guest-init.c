@@ -11,6 +11,7 @@
  *   EXT4=vdc,...        of these: disks with a file system; records go to the file `records` on it
  *   CHAINS=n SLOTS=n    chains at a time, slots of each on a disk
  *   SYNC=n              every n-th record is followed by a flush
+ *   BENCH=read|write    no chains: CHAINS threads read or write 4 KiB somewhere in the first 256 MiB of the first disk
  *   PING=vda | PONG=vda a record every time a number comes over ttyS1; it is sent on when the record is written.  PING starts
  *
  * On ttyS0: READY; SIZE <bytes> when that of the first disk has changed; every 100 ms "STAT <requests> <longest, us> <longest of the chains' flushes, us>"; MISMATCH or FAILED with what was
@@ -132,6 +133,31 @@ static void *chain_main(void *opaque)
             }
             took(&longest_flush, t);
         }
+    }
+    return NULL;
+}
+
+/* ---- speed ---- */
+
+static void *bench_main(void *opaque)
+{
+    unsigned seed = (uintptr_t)opaque + 1;
+    int writes = strcmp(getenv("BENCH"), "write") == 0;
+    void *buf;
+
+    if (posix_memalign(&buf, BLOCK, BLOCK)) {
+        abort();
+    }
+    memset(buf, 'b', BLOCK);
+    while (!atomic_load(&stopping)) {
+        uint64_t at = (rand_r(&seed) & 0xffff) * (uint64_t)BLOCK, t = now_us();
+        ssize_t n = writes ? pwrite(fds[0], buf, BLOCK, at) : pread(fds[0], buf, BLOCK, at);
+
+        if (n != BLOCK) {
+            say("FAILED bench errno %d", errno);
+            return NULL;
+        }
+        took(&longest, t);
     }
     return NULL;
 }
@@ -307,7 +333,7 @@ int main(void)
         pthread_create(&t, NULL, pong_main, &pong);
     }
     for (uintptr_t i = 0; ndisks && i < chains; i++) {
-        pthread_create(&t, NULL, chain_main, (void *)i);
+        pthread_create(&t, NULL, getenv("BENCH") ? bench_main : chain_main, (void *)i);
     }
     say("READY");
     fcntl(0, F_SETFL, O_NONBLOCK);
