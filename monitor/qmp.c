@@ -254,8 +254,7 @@ void qmp_session_set_negotiated(QmpSession *s, bool oob)
 
 bool qmp_session_offers_oob(const QmpSession *s)
 {
-    (void)s;
-    return true;
+    return chardev_offers_oob(s->chardev);
 }
 
 int qmp_session_take_fd(QmpSession *s)

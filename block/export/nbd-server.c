@@ -20,7 +20,9 @@
 #include "util/rcu.h"
 #include <errno.h>
 #include <glib-unix.h>
+#include <linux/vm_sockets.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -464,14 +466,39 @@ static bool listen_unix(NbdServer *s, const UnixSocketAddress *a, Error **errp)
     return false;
 }
 
-static int bind_inet(const struct addrinfo *a)
+/* Connections inherit it. */
+static void keep_alive(int fd, const InetSocketAddress *o)
 {
-    int one = 1,
-        fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
+    const struct {
+        bool has;
+        int option, value;
+    } table[] = {
+        {o->has_keep_alive_count, TCP_KEEPCNT, (int)o->keep_alive_count},
+        {o->has_keep_alive_idle, TCP_KEEPIDLE, (int)o->keep_alive_idle},
+        {o->has_keep_alive_interval, TCP_KEEPINTVL, (int)o->keep_alive_interval},
+    };
+    int one = 1;
+
+    if (!o->has_keep_alive || !o->keep_alive) {
+        return;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (table[i].has && table[i].value > 0) {
+            setsockopt(fd, IPPROTO_TCP, table[i].option, &table[i].value, sizeof(int));
+        }
+    }
+}
+
+static int bind_inet(const struct addrinfo *a, const InetSocketAddress *o)
+{
+    int protocol = o->has_mptcp && o->mptcp ? IPPROTO_MPTCP : a->ai_protocol;
+    int one = 1, fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
 
     if (fd < 0) {
         return -errno;
     }
+    keep_alive(fd, o);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
     if (a->ai_family == AF_INET6) {
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
@@ -501,7 +528,7 @@ static bool listen_port(NbdServer *s, const InetSocketAddress *a, unsigned port,
         return false;
     }
     for (struct addrinfo *i = list; i; i = i->ai_next) {
-        int fd = bind_inet(i);
+        int fd = bind_inet(i, a);
 
         if (fd >= 0) {
             add_listener(s, fd);
@@ -544,6 +571,35 @@ static bool listen_fd(NbdServer *s, const FdSocketAddress *a, Error **errp)
         close(fd);
         error_set(errp, ERROR_INVALID, a->str, "listen",
                   "File descriptor '%s' is not a listening socket", a->str);
+        return false;
+    }
+    add_listener(s, fd);
+    return true;
+}
+
+static bool listen_vsock(NbdServer *s, const VsockSocketAddress *a, Error **errp)
+{
+    struct sockaddr_vm sa = {.svm_family = AF_VSOCK};
+    guint64 cid, port;
+    int fd;
+
+    if (!g_ascii_string_to_unsigned(a->cid, 10, 0, UINT32_MAX, &cid, NULL)) {
+        error_set(errp, ERROR_INVALID, a->cid, "listen", "Failed to parse cid '%s'", a->cid);
+        return false;
+    }
+    if (!g_ascii_string_to_unsigned(a->port, 10, 0, UINT32_MAX, &port, NULL)) {
+        error_set(errp, ERROR_INVALID, a->port, "listen", "Failed to parse port '%s'", a->port);
+        return false;
+    }
+    sa.svm_cid = cid;
+    sa.svm_port = port;
+    fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, SOMAXCONN) < 0) {
+        error_set_errno(errp, errno, a->cid, "listen", "Failed to listen on '%s:%s'", a->cid,
+                        a->port);
+        if (fd >= 0) {
+            close(fd);
+        }
         return false;
     }
     add_listener(s, fd);
@@ -612,6 +668,9 @@ bool nbd_server_start(const SocketAddressLegacy *addr, const NbdServerConfig *co
         break;
     case SOCKET_ADDRESS_TYPE_INET:
         ok = listen_inet(s, addr->u.inet.data, errp);
+        break;
+    case SOCKET_ADDRESS_TYPE_VSOCK:
+        ok = listen_vsock(s, addr->u.vsock.data, errp);
         break;
     default:
         ok = listen_fd(s, addr->u.fd.data, errp);

@@ -2,8 +2,8 @@
 /*
  * Character devices: where monitors talk.
  *
- * A device has at most one user (a monitor), which is told of connections, bytes and their end.  A socket server serves one client at a
- * time; others wait in the listen queue.  Control thread.
+ * A device has at most one user (a monitor), which is told of connections, bytes and their end; a mux has several.  A socket server
+ * serves one client at a time; others wait in the listen queue.  Control thread.
  */
 #ifndef MONITOR_CHARDEV_H
 #define MONITOR_CHARDEV_H
@@ -13,6 +13,7 @@
 #include <json-c/json.h>
 
 typedef struct Chardev Chardev;
+struct ChardevBackend;
 
 typedef struct ChardevUser {
     void (*opened)(void *opaque);
@@ -23,15 +24,25 @@ typedef struct ChardevUser {
     void (*closed)(void *opaque);
 } ChardevUser;
 
-/* Makes a device from options as --chardev takes them (strings; from JSON booleans and numbers too): backend socket with path=, or
- * host=,port=,to=,ipv4=,ipv6=, or fd=, and server=on|off, wait=on|off, nodelay=on|off; stdio.  Errors are those of the command line.
+/* Makes a device from options as --chardev takes them (strings; from JSON booleans and numbers too).  Errors are those of the command line.
  * A server waits here for its first client unless wait=off (default, but for fd=, where nobody knows of it yet). */
 bool coroutine_fn chardev_new(struct json_object *options, Error **errp);
+/* As chardev-add, -change and -remove do it; errors are theirs. */
+bool coroutine_fn chardev_add(const char *id, const struct ChardevBackend *b, Error **errp);
+bool coroutine_fn chardev_change(const char *id, const struct ChardevBackend *b, Error **errp);
+bool chardev_remove(const char *id, Error **errp);
 /* From now on chardev_new() waits for no client: it fails. */
 void chardev_stop_waiting(void);
 Chardev *chardev_find(const char *id);
+/* Newest first; what: as query-chardev tells it. */
+void chardev_foreach(void (*fn)(void *opaque, const char *id, const char *what, bool used),
+                     void *opaque);
+/* Whether a monitor on it can offer out-of-band execution. */
+bool chardev_offers_oob(const Chardev *c);
 /* Starts talking; opened() follows when (or if) there is a peer. */
 bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, Error **errp);
+/* The user goes; he is told nothing more. */
+void chardev_detach(Chardev *c);
 /* Until this is called nobody is served: who connects while the daemon starts waits.  Once. */
 void chardev_serve(void);
 /* Queues bytes. */
