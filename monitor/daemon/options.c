@@ -111,6 +111,7 @@ static G_GNUC_NORETURN void bad(const char *what, const char *msg)
     g_autofree char *text = g_strdup_printf("%s: %s", what, msg);
 
     report(text);
+    g_clear_pointer(&text, g_free); /* exit() does not come back to free it */
     exit(1);
 }
 
