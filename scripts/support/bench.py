@@ -20,9 +20,11 @@ from lib.daemon import PEER, daemon_binary  # noqa: E402
 from lib.disks import Disks  # noqa: E402
 from lib.guest import Guest  # noqa: E402
 
+from bench_groups import groups_run  # noqa: E402
 from bench_jobs import job_run  # noqa: E402
 
 CHAINS = 32
+GROUP_DISKS = 64
 
 
 def load_options(disks, hot):
@@ -148,7 +150,7 @@ def main():
     parser.add_argument('--directory', default='/var/tmp')
     parser.add_argument('--json')
     parser.add_argument('--job-mib', type=int, default=4096)
-    parser.add_argument('what', nargs='*', help='snapshot, io (both), jobs, guest')
+    parser.add_argument('what', nargs='*', help='snapshot, io (both), groups, jobs, guest')
     args = parser.parse_args()
     what = args.what or ['snapshot', 'io']
     directory = Path(tempfile.mkdtemp(prefix='cutpoint-bench-', dir=args.directory))
@@ -170,6 +172,14 @@ def main():
             show('  the file system itself', 'ms', c, float('nan'), f'{a / c:.2f} times (target 1.5)')
             a, b = median(runs['ours'], 'transaction_ms'), median(runs['peer'], 'transaction_ms')
             show('transaction', 'ms', a, b, f'1/{b / a:.1f} (target 1/4)')
+        if 'groups' in what:
+            runs = results['groups'] = [groups_run(ours, directory / 'g', GROUP_DISKS) for _ in range(args.runs)]
+            for key, name, target in (('prepared record', f'prepared group of {GROUP_DISKS}: the record', ''),
+                                      ('prepared cut', '  from the record to the instant', '(target 1)'),
+                                      ('held cut', f'held group of {GROUP_DISKS}: commit to the instant', '(target 1)'),
+                                      ('expiry', '  expired, control thread stopped: late by', '(target 10)')):
+                worst = max(r[key] for r in runs)
+                print(f'  {name:<44} {median(runs, key):>12,.3f} {"":>14} ms   worst {worst:.3f} {target}')
         if 'io' in what:
             images.run('qemu-img', 'create', '-q', '-f', 'qcow2', directory / 'io.qcow2', '1G')
             images.run('qemu-io', '-f', 'qcow2', '-c', 'write 0 1G', directory / 'io.qcow2')

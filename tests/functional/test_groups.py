@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Prepared and held transactions, checks and the register of groups, without a crash."""
-import ctypes
 import os
 import threading
 import time
@@ -10,6 +9,7 @@ import pytest
 
 from lib import images as img
 from lib.qmp import Qmp, QmpError
+from lib.threads import stop_thread
 
 DISKS = 3
 
@@ -344,21 +344,6 @@ def test_hold_ends_with_abort(setup):
     settles_to(setup, before)
     setup.d.stop()
     assert img.contents(setup.dir / 'd0.qcow2', 4096) == b'x' * 4096
-
-
-def stop_thread(tid):
-    """Stops one thread of another process, as a debugger does; call the result to let it go."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    seize, interrupt, detach = 0x4206, 0x4207, 17
-
-    def ptrace(request):
-        if libc.ptrace(request, tid, None, None) < 0:
-            raise OSError(ctypes.get_errno(), 'ptrace')
-
-    ptrace(seize)
-    ptrace(interrupt)
-    os.waitpid(tid, 0x40000000)  # __WALL
-    return lambda: ptrace(detach)
 
 
 def test_expiry_without_the_control_thread(setup):
