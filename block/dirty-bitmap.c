@@ -53,6 +53,11 @@ uint32_t dirty_bitmap_granularity(const DirtyBitmap *b)
     return UINT32_C(1) << b->shift;
 }
 
+uint64_t dirty_bitmap_size(const DirtyBitmap *b)
+{
+    return b->size;
+}
+
 static void change(DirtyBitmap *b, uint64_t offset, uint64_t bytes, bool set)
 {
     uint64_t bit, last;
@@ -174,6 +179,12 @@ void coroutine_fn node_record(Node *n, DirtyBitmap *b)
 void coroutine_fn node_unrecord(Node *n, DirtyBitmap *b)
 {
     replace(n, NULL, b);
+}
+
+void node_forget_recording(Node *n)
+{
+    g_free(atomic_load(&n->recorders));
+    atomic_store(&n->recorders, NULL);
 }
 
 /* ---- pace ---- */

@@ -12,6 +12,7 @@
  * Everything here belongs to the control thread.
  */
 #include "block/backend.h"
+#include "block/bitmaps.h"
 #include "block/count.h"
 #include "node-internal.h"
 #include "qapi-types.h"
@@ -118,6 +119,7 @@ static void node_free(Node *n)
             other->opened_by = n->opened_by; /* what defined n in place defined it too */
         }
     }
+    node_bitmaps_free(n);
     co_range_lock_destroy(&n->rmw_lock);
     co_mutex_destroy(&n->flush_lock);
     pthread_mutex_destroy(&n->wait_lock);

@@ -5,6 +5,7 @@
  * Runs in the control thread, which alone changes the graph: a reply shows one state of it, never part of a group (T1).
  * Nothing here suspends.
  */
+#include "block/bitmaps.h"
 #include "block/graph.h"
 #include "node-internal.h"
 #include "qapi-types.h"
@@ -127,6 +128,7 @@ BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp)
                            ? BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP
                        : n->detect_zeroes == DETECT_ZEROES_ON ? BLOCKDEV_DETECT_ZEROES_OPTIONS_ON
                                                               : BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
+    i->dirty_bitmaps = node_bitmaps_query(n);
     i->cache = g_new0(BlockdevCacheInfo, 1);
     i->cache->writeback = true;
     i->cache->direct = n->cache_direct;

@@ -24,6 +24,29 @@ static void add_snapshot_sync(Transaction *t, const BlockdevSnapshotSync *d)
     transaction_add_snapshot_sync(t, &args);
 }
 
+/* Verbs that name one bitmap. */
+static void add_bitmap(Transaction *t, BitmapVerb verb, const BlockDirtyBitmap *d)
+{
+    transaction_add_bitmap(t, verb, &(BitmapArgs){.node = d->node, .name = d->name});
+}
+
+static void add_bitmap_add(Transaction *t, const BlockDirtyBitmapAdd *d)
+{
+    transaction_add_bitmap(t, BITMAP_ADD,
+                           &(BitmapArgs){.node = d->node,
+                                         .name = d->name,
+                                         .has_granularity = d->has_granularity,
+                                         .granularity = d->granularity,
+                                         .persistent = d->has_persistent && d->persistent,
+                                         .disabled = d->has_disabled && d->disabled});
+}
+
+static void add_bitmap_merge(Transaction *t, const BlockDirtyBitmapMerge *d)
+{
+    transaction_add_bitmap(
+        t, BITMAP_MERGE, &(BitmapArgs){.node = d->node, .name = d->target, .sources = d->bitmaps});
+}
+
 static bool coroutine_fn run(Transaction *t, Error **errp)
 {
     bool ok = transaction_run(t, errp);
@@ -90,6 +113,24 @@ static Transaction *build(const TransactionActionList *actions, const Transactio
         case TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT:
             transaction_add_snapshot(t, a->value->u.blockdev_snapshot.data->node,
                                      a->value->u.blockdev_snapshot.data->overlay);
+            break;
+        case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_CLEAR:
+            add_bitmap(t, BITMAP_CLEAR, a->value->u.block_dirty_bitmap_clear.data);
+            break;
+        case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_DISABLE:
+            add_bitmap(t, BITMAP_DISABLE, a->value->u.block_dirty_bitmap_disable.data);
+            break;
+        case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ENABLE:
+            add_bitmap(t, BITMAP_ENABLE, a->value->u.block_dirty_bitmap_enable.data);
+            break;
+        case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_REMOVE:
+            add_bitmap(t, BITMAP_REMOVE, a->value->u.block_dirty_bitmap_remove.data);
+            break;
+        case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ADD:
+            add_bitmap_add(t, a->value->u.block_dirty_bitmap_add.data);
+            break;
+        case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_MERGE:
+            add_bitmap_merge(t, a->value->u.block_dirty_bitmap_merge.data);
             break;
         default:
             transaction_add_abort(t);

@@ -21,6 +21,7 @@
 #include "../gate.h"
 #include "../io-internal.h"
 #include "../node-internal.h"
+#include "block/bitmaps.h"
 #include "block/graph.h"
 #include "block/transaction.h"
 #include "options.h"
@@ -564,6 +565,7 @@ static void coroutine_fn switch_all(Set *s)
             continue;
         }
         switch_node(i);
+        node_bitmaps_resize(n, atomic_load(&n->size));
         if (i->closed) {
             gate_open(n);
             i->closed = false;

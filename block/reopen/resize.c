@@ -6,6 +6,7 @@
  * (jobs, transactions) is in the way.  Growing goes on beside requests.  Before a disk gets smaller it is idle (gate.c): a request that was let
  * in never finds itself beyond the end.
  */
+#include "block/bitmaps.h"
 #include "block/graph.h"
 #include "block/reopen.h"
 #include "block/transaction.h"
@@ -88,10 +89,12 @@ static bool coroutine_fn resize(Edge *e, uint64_t size, Error **errp)
             return false;
         }
     }
+    node_bitmaps_resize(n, MAX(size, atomic_load(&n->size)));
     request_begin(&r, REQUEST_WRITE);
     r.passes_gates = true;
     ret = edge_truncate(e, &r, size, false);
     request_end(&r);
+    node_bitmaps_resize(n, atomic_load(&n->size));
     if (shrinks) {
         gate_open(n);
     }

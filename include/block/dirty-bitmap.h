@@ -25,6 +25,7 @@ typedef struct DirtyBitmap DirtyBitmap;
 DirtyBitmap *dirty_bitmap_new(uint64_t size, uint32_t granularity);
 void dirty_bitmap_free(DirtyBitmap *b);
 uint32_t dirty_bitmap_granularity(const DirtyBitmap *b);
+uint64_t dirty_bitmap_size(const DirtyBitmap *b); /* bytes, as at dirty_bitmap_new() */
 
 /* ---- any thread; what lies beyond the size is ignored ---- */
 
@@ -43,6 +44,8 @@ bool dirty_bitmap_next(const DirtyBitmap *b, uint64_t from, uint64_t max, uint64
 /* When it returns, every write-like request into n that has not ended yet will mark b. */
 void coroutine_fn node_record(Node *n, DirtyBitmap *b);
 void coroutine_fn node_unrecord(Node *n, DirtyBitmap *b);
+/* All recording of a node that no request can enter any more ends. */
+void node_forget_recording(Node *n);
 
 /* ---- slowing down those who write ---- */
 

@@ -164,6 +164,7 @@ struct Node {
     struct Reopen *reopening;      /* while it is reopened: what it will be (reopen.h) */
     Node *opening_for;             /* while it opens: the node whose backing it will be */
     char *filename; /* for people and backing strings; "json:{…}" where no plain name says it */
+    GPtrArray *bitmaps; /* UserBitmap *, of its users (bitmaps.h); NULL: none */
     unsigned refs;
     unsigned perm, shared; /* cumulative, N2 */
     GPtrArray *parents;    /* Edge *, target == this */

@@ -41,6 +41,24 @@ void transaction_set_settle_timeout(Transaction *t, int64_t ns);
 void transaction_add_snapshot_sync(Transaction *t, const SnapshotSyncArgs *args);
 /* blockdev-snapshot: `overlay` becomes the overlay of `node`; both are node names (node may be a device). */
 void transaction_add_snapshot(Transaction *t, const char *node, const char *overlay);
+/* Dirty bitmaps (block-dirty-bitmap-*). */
+typedef enum BitmapVerb {
+    BITMAP_ADD,
+    BITMAP_REMOVE,
+    BITMAP_CLEAR,
+    BITMAP_ENABLE,
+    BITMAP_DISABLE,
+    BITMAP_MERGE,
+} BitmapVerb;
+typedef struct BitmapArgs {
+    const char *node, *name;   /* merge: the target */
+    bool has_granularity;      /* add; not given: as the node's clusters, 4 to 64 KiB */
+    uint32_t granularity;      /* bytes */
+    bool persistent, disabled; /* add */
+    const struct BlockDirtyBitmapOrStrList *sources; /* merge */
+} BitmapArgs;
+/* Copies args. */
+void transaction_add_bitmap(Transaction *t, BitmapVerb verb, const BitmapArgs *args);
 /* Always fails: "Transaction aborted using Abort action". */
 void transaction_add_abort(Transaction *t);
 
