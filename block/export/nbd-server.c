@@ -14,6 +14,7 @@
 #include "block/iothread-objects.h"
 #include "block/tls-creds.h"
 #include "nbd-internal.h"
+#include "unix-listener.h"
 #include "qapi-types.h"
 #include "util/log.h"
 #include "util/passed-fd.h"
@@ -26,8 +27,6 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define ACCEPT_PAUSE_MS 100
@@ -37,9 +36,7 @@ typedef struct NbdServer {
     /* GSource *: of the descriptors, or one of the time until they are looked at again; none: not yet, or there are as many connections
      * as there may be. */
     GPtrArray *sources;
-    char *socket_path; /* to be removed, if it is still this file: */
-    dev_t socket_dev;
-    ino_t socket_ino;
+    UnixListener listener; /* its socket's file */
     unsigned max_connections, handshake_seconds;
     TlsCreds *creds; /* NULL: none */
     char *authz;
@@ -408,62 +405,15 @@ static void add_listener(NbdServer *s, int fd)
     g_array_append_val(s->fds, fd);
 }
 
-/* What an earlier process left there is in the way; anything but a socket is not ours to remove. */
-static bool make_room(const char *path, Error **errp)
-{
-    struct stat st;
-
-    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
-        error_set_errno(errp, EADDRINUSE, path, "listen", "Failed to bind socket to %s", path);
-        return false;
-    }
-    if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR) {
-        error_set_errno(errp, errno, path, "listen", "Failed to unlink socket %s", path);
-        return false;
-    }
-    return true;
-}
-
 static bool listen_unix(NbdServer *s, const UnixSocketAddress *a, Error **errp)
 {
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    bool abstract = a->has_abstract && a->abstract, tight = !a->has_tight || a->tight;
-    size_t room = sizeof(sa.sun_path) - (abstract ? 1 : 0), len = strlen(a->path);
-    socklen_t sa_len = sizeof(sa);
-    struct stat st;
-    int fd;
+    int fd = unix_listener_open(&s->listener, a, SOMAXCONN, errp);
 
-    if (len >= room + (abstract ? 1 : 0)) {
-        error_set(errp, ERROR_LIMIT, a->path, "listen", "UNIX socket path '%s' is too long",
-                  a->path);
-        return false;
-    }
-    memcpy(sa.sun_path + (abstract ? 1 : 0), a->path, len);
-    if (abstract && tight) {
-        sa_len = offsetof(struct sockaddr_un, sun_path) + 1 + len;
-    }
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
-        error_set_errno(errp, errno, a->path, "listen", "Failed to create a socket");
         return false;
     }
-    if (!abstract && !make_room(a->path, errp)) {
-        ; /* said why */
-    } else if (bind(fd, (struct sockaddr *)&sa, sa_len) < 0) {
-        error_set_errno(errp, errno, a->path, "listen", "Failed to bind socket to %s", a->path);
-    } else if (listen(fd, SOMAXCONN) < 0 || (!abstract && lstat(a->path, &st) < 0)) {
-        error_set_errno(errp, errno, a->path, "listen", "Failed to listen on socket");
-    } else {
-        if (!abstract) {
-            s->socket_path = g_canonicalize_filename(a->path, NULL);
-            s->socket_dev = st.st_dev;
-            s->socket_ino = st.st_ino;
-        }
-        add_listener(s, fd);
-        return true;
-    }
-    close(fd);
-    return false;
+    add_listener(s, fd);
+    return true;
 }
 
 /* Connections inherit it. */
@@ -608,22 +558,16 @@ static bool listen_vsock(NbdServer *s, const VsockSocketAddress *a, Error **errp
 
 static void server_free(NbdServer *s)
 {
-    struct stat st;
-
     for (guint i = 0; i < s->fds->len; i++) {
         close(g_array_index(s->fds, int, i));
     }
-    if (s->socket_path && lstat(s->socket_path, &st) == 0 && st.st_dev == s->socket_dev &&
-        st.st_ino == s->socket_ino) {
-        unlink(s->socket_path);
-    }
+    unix_listener_remove(&s->listener);
     g_array_free(s->fds, true);
     g_ptr_array_free(s->sources, true);
     g_ptr_array_free(s->conns, true);
     g_ptr_array_free(s->waiters, true);
     tls_creds_unref(s->creds);
     g_free(s->authz);
-    g_free(s->socket_path);
     g_free(s);
 }
 

@@ -20,6 +20,7 @@
 #include "block/export.h"
 #include "block/file.h"
 #include "block/io.h"
+#include "unix-listener.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -368,9 +369,7 @@ struct VubExport {
     char serial[VUB_ID_BYTES + 1];
     bool metadata_writethrough;
     int listen_fd;
-    char *socket_path; /* NULL: not ours to remove */
-    dev_t socket_dev;
-    ino_t socket_ino;
+    UnixListener socket_file;
     GSource *listener;  /* NULL while a client is connected */
     GPtrArray *waiters; /* Coroutine *: for the session to be gone; control thread */
     VubQueue *queues;

@@ -97,14 +97,14 @@ bool coroutine_fn vub_kept_adopt(VubSession *s, bool fresh, Error **errp)
             error_set(errp, ERROR_CORRUPT, s->exp->base.id, "vhost-user",
                       "the guest is not connected again: the process that served it before was "
                       "killed while metadata of answered writes was in its memory only "
-                      "(see metadata-writethrough); reset the guest");
+                      "(see metadata-writethrough); start the guest again");
             return false;
         }
         newest(s->exp, &id);
         if (!same_image(k, &id)) {
             error_set(errp, ERROR_CORRUPT, s->exp->base.id, "vhost-user",
                       "the guest is not connected again: the process that served it before wrote "
-                      "to another image than this one serves; serve that one, or reset the guest");
+                      "to another image than this one serves; serve that one, or start the guest again");
             return false;
         }
     }

@@ -6,13 +6,12 @@
  */
 #include "qapi-types.h"
 #include "util/log.h"
+#include "util/passed-fd.h"
 #include "vub-internal.h"
 #include <errno.h>
 #include <glib-unix.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define DEFAULT_SERIAL "vhost_user_blk"
@@ -83,58 +82,17 @@ static void listen_again(VubExport *e)
 
 /* ---- the socket ---- */
 
-static bool listen_unix(VubExport *e, const UnixSocketAddress *a, Error **errp)
-{
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    bool abstract = a->has_abstract && a->abstract, tight = !a->has_tight || a->tight;
-    size_t skip = abstract ? 1 : 0, len = strlen(a->path);
-    socklen_t sa_len = sizeof(sa);
-    struct stat st;
-    int fd;
-
-    if (len + skip > sizeof(sa.sun_path) - (abstract ? 0 : 1)) {
-        error_set(errp, ERROR_LIMIT, a->path, "listen", "UNIX socket path '%s' is too long",
-                  a->path);
-        return false;
-    }
-    memcpy(sa.sun_path + skip, a->path, len);
-    if (abstract && tight) {
-        sa_len = offsetof(struct sockaddr_un, sun_path) + 1 + len;
-    }
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        error_set_errno(errp, errno, a->path, "listen", "Failed to create a socket");
-        return false;
-    }
-    if (!abstract && unlink(a->path) < 0 && errno != ENOENT) {
-        error_set_errno(errp, errno, a->path, "listen", "Failed to unlink socket %s", a->path);
-    } else if (bind(fd, (struct sockaddr *)&sa, sa_len) < 0) {
-        error_set_errno(errp, errno, a->path, "listen", "Failed to bind socket to %s", a->path);
-    } else if (listen(fd, 1) < 0) {
-        error_set_errno(errp, errno, a->path, "listen", "Failed to listen on socket");
-    } else {
-        if (!abstract && stat(a->path, &st) == 0) {
-            e->socket_path = g_canonicalize_filename(a->path, NULL);
-            e->socket_dev = st.st_dev;
-            e->socket_ino = st.st_ino;
-        }
-        e->listen_fd = fd;
-        return true;
-    }
-    close(fd);
-    return false;
-}
-
 static bool listen_inherited(VubExport *e, const FdSocketAddress *a, Error **errp)
 {
-    char *end;
-    guint64 fd = g_ascii_strtoull(a->str, &end, 10);
-    int listening = 0, domain = 0;
+    int fd = passed_fd_socket(a->str, errp), listening = 0, domain = 0;
     socklen_t len = sizeof(int);
 
-    if (!g_ascii_isdigit(a->str[0]) || *end || fd > INT_MAX ||
-        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening ||
+    if (fd < 0) {
+        return false;
+    }
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening ||
         getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX) {
+        close(fd);
         error_set(errp, ERROR_INVALID, a->str, "listen",
                   "File descriptor '%s' is not a listening UNIX socket", a->str);
         return false;
@@ -148,7 +106,8 @@ static bool listen_at(VubExport *e, const SocketAddress *addr, Error **errp)
 {
     switch (addr->type) {
     case SOCKET_ADDRESS_TYPE_UNIX:
-        return listen_unix(e, &addr->u.q_unix, errp);
+        e->listen_fd = unix_listener_open(&e->socket_file, &addr->u.q_unix, 1, errp);
+        return e->listen_fd >= 0;
     case SOCKET_ADDRESS_TYPE_FD:
         return listen_inherited(e, &addr->u.fd, errp);
     default:
@@ -160,8 +119,6 @@ static bool listen_at(VubExport *e, const SocketAddress *addr, Error **errp)
 
 static void stop_listening(VubExport *e)
 {
-    struct stat st;
-
     if (e->listener) {
         g_source_destroy(e->listener);
         g_clear_pointer(&e->listener, g_source_unref);
@@ -170,12 +127,7 @@ static void stop_listening(VubExport *e)
         close(e->listen_fd);
         e->listen_fd = -1;
     }
-    /* Only what is still ours. */
-    if (e->socket_path && stat(e->socket_path, &st) == 0 && st.st_dev == e->socket_dev &&
-        st.st_ino == e->socket_ino) {
-        unlink(e->socket_path);
-    }
-    g_clear_pointer(&e->socket_path, g_free);
+    unix_listener_remove(&e->socket_file);
 }
 
 /* ---- the export ---- */
