@@ -9,7 +9,7 @@ import datetime
 import time
 
 from . import freeze, output
-from .errors import REFUSED, CtlError, Disconnected, Incomplete, Refused
+from .errors import REFUSED, CtlError, Disconnected, Incomplete, Interrupted, Refused
 from .nodes import Nodes, snapshot_actions
 from .qmp import Qmp
 
@@ -91,6 +91,8 @@ def snapshot(args):
                         args.settle_timeout + 600)
             except Disconnected as e:
                 raise lost(e, name) from e
+            except KeyboardInterrupt as e:
+                raise Interrupted(str(lost('interrupted', name))) from e
         group = wait_settled(qmp, name, args.settle_timeout)
         show_result(args, group, freezer.frozen_seconds if freezer else None)
     return 0

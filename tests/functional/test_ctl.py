@@ -204,6 +204,20 @@ def test_no_monitor(s):
         t.join()
 
 
+def test_interrupted(s):
+    """While the daemon does not answer: whether it was made is not known, and the same command tells."""
+    out = s.json('check', '-g', 'g', 'a')
+    assert out['failures'] == []
+    s.daemon.process.send_signal(signal.SIGSTOP)
+    p = s.start('snapshot', '-g', 'g', 'a', 'b')
+    time.sleep(0.5)
+    p.send_signal(signal.SIGINT)
+    s.end(p, 130)
+    s.daemon.process.send_signal(signal.SIGCONT)
+    s.ctl('snapshot', '-g', 'g', 'a', 'b')
+    s.happened()
+
+
 # ---- freezing ----
 
 def test_frozen(s):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Prepared and held transactions, checks and the register of groups, without a crash."""
-import os
 import threading
 import time
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One cut over two daemons, by the coordinator of docs/groups.md: dependent writers across both, and crashes in between."""
 import json
-import os
 import subprocess
 import sys
 import threading
