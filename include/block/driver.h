@@ -121,7 +121,7 @@ struct BlockDriver {
                                       unsigned flags);
     /* Formats with backing: what of the range is not allocated here becomes so, with what the backing chain has; the disk reads the same
      * as before, and the same without a backing node.  zero: the chain is known to read as zeroes there; skip_zeroes: what is zero
-     * may stay unallocated.  Works on whole clusters.  Exact beside guests' writes. */
+     * may stay unallocated.  Works on the clusters that the range touches.  Exact beside guests' writes. */
     int coroutine_fn (*copy_up)(Node *n, Request *r, GuestOffset offset, uint64_t bytes, bool zero,
                                 bool skip_zeroes);
     /* -ENOTSUP counts as done. */

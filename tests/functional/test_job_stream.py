@@ -187,6 +187,23 @@ def test_sparse(daemon, images):
     img.qemu_io(top, 'read -P 0 0 4M', 'read -P 9 4M 4M', 'read -P 7 512G 1M', 'read -P 0 100G 8M', read_only=True)
 
 
+def test_holes_inside_clusters(daemon, images):
+    """A cluster of which a part was never written has holes in its file: they are no zero clusters of the image above."""
+    chain = Chain(images, 5, writes=0, options='cluster_size=64k')
+    img.qemu_io(chain.files[0], 'write -P 3 0 4M')
+    img.qemu_io(chain.files[1], 'write -z 0 1M', 'write -z 2M 512k')
+    d = daemon(*chain.arguments(2))
+    img.run('qemu-io', '-f', 'raw', *[a for i in range(40) for a in ('-c', f'write -P {i + 1} {i * 65536 + i * 512} 4096')], chain.uri)
+    d.stop()
+    want = chain.contents()
+    d = daemon(*chain.arguments())
+    stream(d, device='n3', base_node='n0')
+    finish(d)
+    d.stop()
+    assert chain.contents() == want
+    img.check(chain.files[3])
+
+
 def test_change_backing_file(daemon, images):
     chain = Chain(images, 3, writes=1)
     d = daemon(*chain.arguments())

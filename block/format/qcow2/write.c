@@ -423,7 +423,7 @@ int coroutine_fn qcow2_copy_up(Node *n, Request *r, GuestOffset offset, uint64_t
 {
     Qcow2 *q = qcow2_of(n);
     uint64_t at = cluster_floor(q, offset.v), end = cluster_ceil(q, offset.v + bytes), done;
-    uint64_t max = MAX(COPY_UP_MAX, q->cluster_size);
+    uint64_t max = MAX(COPY_UP_MAX, q->cluster_size), zero_from, zero_to;
     uint8_t *buf = block_try_alloc(max);
     unsigned phase;
     int ret = 0;
@@ -431,14 +431,22 @@ int coroutine_fn qcow2_copy_up(Node *n, Request *r, GuestOffset offset, uint64_t
     if (!buf) {
         return -ENOMEM;
     }
+    /* Of the clusters at both ends only a part may be known to be zero: they are read. */
+    zero_from = zero ? cluster_ceil(q, offset.v) : end;
+    zero_to = offset.v + bytes >= atomic_load_explicit(&n->size, memory_order_acquire)
+                  ? end
+                  : cluster_floor(q, offset.v + bytes);
     phase = use_begin(q, r->slot);
     while (at < end && ret == 0) {
+        bool known = at >= zero_from && at < zero_to;
+        uint64_t stop = known ? zero_to : at < zero_from ? MIN(zero_from, end) : end;
+        uint64_t len = MIN(stop - at, max);
         CoRange range;
 
         ret = atomic_load_explicit(&q->corrupt, memory_order_relaxed) ? -EIO : l2_throttle(q, r);
         if (ret == 0) {
-            co_range_lock(&q->ranges, &range, at, MIN(end - at, max), false);
-            ret = copy_up_locked(n, r, at, MIN(end - at, max), zero, skip_zeroes, buf, &done);
+            co_range_lock(&q->ranges, &range, at, len, false);
+            ret = copy_up_locked(n, r, at, len, known, skip_zeroes, buf, &done);
             co_range_unlock(&q->ranges, &range);
             at += ret == 0 ? done : 0;
         }
