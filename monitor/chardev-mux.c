@@ -49,6 +49,17 @@ static void on_closed(void *opaque)
     }
 }
 
+static void on_drained(void *opaque)
+{
+    Mux *m = opaque;
+
+    for (unsigned i = 0; i < m->count; i++) {
+        if (m->users[i].user->drained) {
+            m->users[i].user->drained(m->users[i].opaque);
+        }
+    }
+}
+
 static void to_focus(Mux *m, const char *data, size_t len)
 {
     if (len > 0 && m->count > 0) {
@@ -97,6 +108,7 @@ static void on_received(void *opaque, const char *data, size_t len)
 static const ChardevUser mux_user = {
     .opened = on_opened,
     .received = on_received,
+    .drained = on_drained,
     .closed = on_closed,
 };
 

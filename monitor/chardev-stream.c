@@ -192,6 +192,8 @@ static gboolean on_writable(gint fd, GIOCondition condition, gpointer opaque)
     (void)condition;
     if (!flush(s)) {
         s->ended(s);
+    } else if (stream_queued(s) == 0 && s->device->user->drained) {
+        s->device->user->drained(s->device->opaque);
     }
     return G_SOURCE_CONTINUE;
 }

@@ -3,6 +3,7 @@
  * The commands of the monitor itself.
  */
 #include "monitor/qmp.h"
+#include "qapi/json-writer.h"
 #include "qapi-commands.h"
 #include "qapi-introspect.h"
 #include "qmp-session.h"
@@ -64,14 +65,18 @@ bool coroutine_fn qmp_query_commands(CommandInfoList **ret_out, Error **errp)
 
 static struct json_object *query_qmp_schema(struct json_object *args, Error **errp)
 {
-    struct json_object *schema = json_object_new_array();
+    static struct json_object *schema; /* made once: who asks all the time must not hold up others */
 
     (void)args;
     (void)errp;
-    for (unsigned i = 0; qapi_introspection[i]; i++) {
-        json_object_array_add(schema, json_tokener_parse(qapi_introspection[i]));
+    if (!schema) {
+        schema = json_object_new_array();
+        for (unsigned i = 0; qapi_introspection[i]; i++) {
+            json_object_array_add(schema, json_tokener_parse(qapi_introspection[i]));
+        }
+        qapi_json_freeze(schema);
     }
-    return schema;
+    return json_object_get(schema);
 }
 
 static void (*quit_hook)(void);

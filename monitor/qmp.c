@@ -9,6 +9,9 @@
  * Flow control: `input` holds what has been received and not been parsed.  It is parsed in pieces, and only while no lane is full; while
  * there is any, nothing is read.  A lane is full when it has LANE_MAX requests (in band without out of band: one, the one that runs).
  *
+ * A client that does not read its replies is not served on: a lane begins nothing while REPLIES_MAX bytes wait.  Events it gets all the
+ * same, until OUTPUT_MAX.
+ *
  * All sessions write from the control thread: replies and events leave in the order in which they were made.  A client that does not
  * read is cut off when OUTPUT_MAX bytes wait for it.
  *
@@ -30,7 +33,10 @@
 #include <string.h>
 
 #define OUTPUT_MAX (64u << 20)
-#define LANE_MAX   8u
+#define REPLIES_MAX                                                                                \
+    (1u                                                                                            \
+     << 20) /* bytes of output that wait: no further command is begun before they have been read */
+#define LANE_MAX 8u
 #define PIECE_MAX                                                                                  \
     256u /* bytes parsed between two looks at the lanes: as many requests can they hold at most */
 
@@ -161,7 +167,8 @@ static void start_next(Lane *lane)
 {
     Execution *x;
 
-    if (lane->busy || g_queue_is_empty(&lane->requests)) {
+    if (lane->busy || g_queue_is_empty(&lane->requests) ||
+        chardev_queued(lane->session->chardev) > REPLIES_MAX) {
         return;
     }
     lane->busy = true;
@@ -174,7 +181,7 @@ static void start_next(Lane *lane)
 static bool is_full(const QmpSession *s)
 {
     if (!s->oob) {
-        return s->in_band.busy;
+        return s->in_band.busy || !g_queue_is_empty((GQueue *)&s->in_band.requests);
     }
     return g_queue_get_length((GQueue *)&s->in_band.requests) >= LANE_MAX ||
            g_queue_get_length((GQueue *)&s->out_of_band.requests) >= LANE_MAX;
@@ -316,6 +323,11 @@ static void on_received(void *opaque, const char *data, size_t len)
     advance(s);
 }
 
+static void on_drained(void *opaque)
+{
+    advance(opaque);
+}
+
 static void drop_requests(Lane *lane)
 {
     QueuedRequest *q;
@@ -344,6 +356,7 @@ static const ChardevUser user = {
     .opened = on_opened,
     .descriptors = on_descriptors,
     .received = on_received,
+    .drained = on_drained,
     .closed = on_closed,
 };
 

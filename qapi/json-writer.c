@@ -116,6 +116,12 @@ static void print_object(GString *s, struct json_object *o, bool pretty, unsigne
 
 static void print_array(GString *s, struct json_object *o, bool pretty, unsigned level)
 {
+    const char *frozen = json_object_get_userdata(o);
+
+    if (frozen && !pretty) {
+        g_string_append(s, frozen);
+        return;
+    }
     g_string_append_c(s, '[');
     for (size_t i = 0; i < json_object_array_length(o); i++) {
         if (i > 0) {
@@ -175,4 +181,15 @@ char *qapi_json_print(struct json_object *o, bool pretty)
 
     print(s, o, pretty, 0);
     return g_string_free(s, false);
+}
+
+static void free_text(struct json_object *o, void *text)
+{
+    (void)o;
+    g_free(text);
+}
+
+void qapi_json_freeze(struct json_object *array)
+{
+    json_object_set_userdata(array, qapi_json_print(array, false), free_text);
 }

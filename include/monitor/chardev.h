@@ -20,6 +20,8 @@ typedef struct ChardevUser {
     /* Descriptors came with the bytes that follow; all are the callee's.  NULL: they are closed. */
     void (*descriptors)(void *opaque, const int *fds, unsigned n);
     void (*received)(void *opaque, const char *data, size_t len);
+    /* All that waited to be sent has been sent; not called from chardev_write().  May be NULL. */
+    void (*drained)(void *opaque);
     /* The peer is gone; what was queued for it is dropped. */
     void (*closed)(void *opaque);
 } ChardevUser;

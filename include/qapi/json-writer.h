@@ -28,4 +28,7 @@ QapiJsonMember *qapi_json_members(struct json_object *o);
  * that may read o. */
 char *qapi_json_print(struct json_object *o, bool pretty);
 
+/* Remembers how an array prints (not pretty), for one that is printed often and changes no more.  Before others see it. */
+void qapi_json_freeze(struct json_object *array);
+
 #endif
