@@ -99,6 +99,24 @@ static void stdio_close(Chardev *c)
     owner = NULL;
 }
 
+void chardev_set_raw(Chardev *c)
+{
+    Stdio *d = (Stdio *)c;
+    struct termios t;
+
+    if (owner != d || tcgetattr(STDIN_FILENO, &t) < 0) {
+        return;
+    }
+    if (!d->terminal_changed) {
+        d->terminal = t;
+    }
+    t.c_iflag &= ~(ICRNL | INLCR | IGNCR | IXON);
+    t.c_lflag &= ~(ECHO | ECHONL | ICANON | IEXTEN);
+    t.c_cc[VMIN] = 1;
+    t.c_cc[VTIME] = 0;
+    d->terminal_changed = tcsetattr(STDIN_FILENO, TCSANOW, &t) == 0;
+}
+
 void chardev_write_stdout(const char *data, size_t len)
 {
     if (owner && owner->stream.out >= 0) {

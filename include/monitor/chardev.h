@@ -51,6 +51,8 @@ void chardev_serve(void);
 void chardev_write(Chardev *c, const char *data, size_t len);
 /* Text for the process's standard output, in order with what a character device on it writes. */
 void chardev_write_stdout(const char *data, size_t len);
+/* The user edits lines itself: a terminal hands on every key, and shows nothing by itself. */
+void chardev_set_raw(Chardev *c);
 /* Bytes queued and not sent yet. */
 size_t chardev_queued(const Chardev *c);
 /* Stops or resumes reading: back-pressure. */

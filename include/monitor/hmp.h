@@ -7,8 +7,7 @@
 
 #include "monitor/chardev.h"
 
-/* Serves the console on a character device from now on.  readline: lines are edited and echoed here (a terminal, telnet); without it they
- * come whole. */
-bool hmp_monitor_new(Chardev *c, bool readline, Error **errp);
+/* Serves the console on a character device from now on. */
+bool hmp_monitor_new(Chardev *c, Error **errp);
 
 #endif

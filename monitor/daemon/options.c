@@ -9,6 +9,7 @@
 #include "daemon.h"
 #include "../personality/emulator.h"
 #include "monitor/chardev.h"
+#include "monitor/hmp.h"
 #include "monitor/keyval.h"
 #include "monitor/qmp.h"
 #include "qapi-commands.h"
@@ -50,8 +51,8 @@ static const char usage[] =
     "           [,writable=on|off][,iothread=<id>|,iothread.<i>=<id>...][,num-queues=<n>]\n"
     "           [,logical-block-size=<bytes>][,serial=<text>][,metadata-writethrough=on|off]\n"
     "                         export a node to a virtual machine over vhost-user\n"
-    "  --monitor [chardev=]<id>[,mode=control][,pretty=on|off]\n"
-    "                         serve QMP on a character device\n"
+    "  --monitor [chardev=]<id>[,mode=control|readline][,pretty=on|off]\n"
+    "                         serve QMP, or the console, on a character device\n"
     "  --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<n>]\n"
     "  --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>[,max-connections=<n>]\n"
     "                         start the NBD server\n"
@@ -240,6 +241,14 @@ static bool coroutine_fn run_monitor(struct json_object *o, bool keyval, Error *
         error_set(errp, ERROR_NOT_FOUND, options->chardev, "monitor", "chardev \"%s\" not found",
                   options->chardev);
         return false;
+    }
+    if (options->has_mode && options->mode == MONITOR_MODE_READLINE) {
+        if (options->has_pretty) {
+            error_set(errp, ERROR_INVALID, "pretty", "monitor",
+                      "'pretty' is not compatible with HMP monitors");
+            return false;
+        }
+        return hmp_monitor_new(c, errp);
     }
     return qmp_monitor_new(c, options->has_pretty && options->pretty, errp);
 }

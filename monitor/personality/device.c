@@ -441,6 +441,22 @@ bool coroutine_fn device_del(const char *id, Error **errp)
     return true;
 }
 
+Backend *device_backend(const char *id, Error **errp)
+{
+    Device *d = find(id);
+
+    if (!d) {
+        error_set_class(errp, ERROR_CLASS_DEVICE_NOT_FOUND, ERROR_NOT_FOUND, id, "device",
+                        "Device '%s' not found", id);
+        return NULL;
+    }
+    if (!d->backend) {
+        error_set(errp, ERROR_INVALID, id, "device", "Device does not have a block device backend");
+        return NULL;
+    }
+    return d->backend;
+}
+
 void coroutine_fn device_free_all(void)
 {
     while (devices && devices->len > 0) {

@@ -63,6 +63,8 @@ bool coroutine_fn device_new(struct json_object *options, Error **errp);
 /* The one that -drive's if= means. */
 bool coroutine_fn device_new_for_drive(const Drive *d, Error **errp);
 bool coroutine_fn device_del(const char *id, Error **errp);
+/* The backend of a device; NULL with *errp. */
+Backend *device_backend(const char *id, Error **errp);
 void coroutine_fn device_free_all(void);
 /* The output of -device help. */
 void device_print_help(void);

@@ -317,7 +317,7 @@ static bool attach_monitor(const char *chardev, bool control, bool pretty, Error
         error_set(errp, ERROR_NOT_FOUND, chardev, "monitor", "chardev \"%s\" not found", chardev);
         return false;
     }
-    return control ? qmp_monitor_new(c, pretty, errp) : hmp_monitor_new(c, true, errp);
+    return control ? qmp_monitor_new(c, pretty, errp) : hmp_monitor_new(c, errp);
 }
 
 static bool run_mon(const char *arg, Error **errp)
