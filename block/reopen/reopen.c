@@ -198,6 +198,10 @@ static bool check_options(Item *i, const Item *parent, EdgeRole role, Error **er
     if (i->given->node_name && strcmp(i->given->node_name, n->name) != 0) {
         return cannot_change(n, "node-name", errp);
     }
+    if (!n->driver->reopen_prepare && i->kept) {
+        i->flags = now; /* nobody asks anything of it */
+        return true;
+    }
     if (!n->driver->reopen_prepare) {
         error_set(errp, ERROR_UNSUPPORTED, n->name, "reopen",
                   "Block format '%s' used by node '%s' does not support reopening files",

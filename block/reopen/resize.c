@@ -74,6 +74,43 @@ static bool failed(const Node *n, int ret, Error **errp)
     return false;
 }
 
+/* The nodes that a resize of n goes down through: filters and raw nodes pass it on. */
+static Node *passes_on_to(const Node *n)
+{
+    return n->file && n->file->role == EDGE_FILTERED ? n->file->target : NULL;
+}
+
+static void open_gates(Node *top, const Node *end)
+{
+    for (Node *n = top; n != end; n = passes_on_to(n)) {
+        gate_open(n);
+    }
+}
+
+/* Parents first. */
+static bool coroutine_fn close_gates(Node *top, Error **errp)
+{
+    int64_t deadline = clock_ns() + SHRINK_WAIT_NS;
+
+    for (Node *n = top; n; n = passes_on_to(n)) {
+        gate_close(n, deadline);
+        if (!gate_wait_idle(n) || !gate_claim(n)) {
+            open_gates(top, passes_on_to(n));
+            error_set(errp, ERROR_TIMEOUT, n->name, "resize",
+                      "Node '%s' is busy: its requests did not end in time", n->name);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void coroutine_fn resize_bitmaps(Node *top, uint64_t at_least)
+{
+    for (Node *n = top; n; n = passes_on_to(n)) {
+        node_bitmaps_resize(n, MAX(at_least, atomic_load(&n->size)));
+    }
+}
+
 static bool coroutine_fn resize(Edge *e, uint64_t size, Error **errp)
 {
     Node *n = e->target;
@@ -81,22 +118,17 @@ static bool coroutine_fn resize(Edge *e, uint64_t size, Error **errp)
     Request r;
     int ret;
 
-    if (shrinks) {
-        gate_close(n, clock_ns() + SHRINK_WAIT_NS);
-        if (!gate_wait_idle(n) || !gate_claim(n)) {
-            error_set(errp, ERROR_TIMEOUT, n->name, "resize",
-                      "Node '%s' is busy: its requests did not end in time", n->name);
-            return false;
-        }
+    if (shrinks && !close_gates(n, errp)) {
+        return false;
     }
-    node_bitmaps_resize(n, MAX(size, atomic_load(&n->size)));
+    resize_bitmaps(n, size);
     request_begin(&r, REQUEST_WRITE);
     r.passes_gates = true;
     ret = edge_truncate(e, &r, size, false);
     request_end(&r);
-    node_bitmaps_resize(n, atomic_load(&n->size));
+    resize_bitmaps(n, 0);
     if (shrinks) {
-        gate_open(n);
+        open_gates(n, NULL);
     }
     if (ret < 0) {
         return failed(n, ret, errp);
@@ -105,11 +137,23 @@ static bool coroutine_fn resize(Edge *e, uint64_t size, Error **errp)
     return true;
 }
 
+/* True: n and what it passes a resize on to are ours.  False: *ret_busy is somebody else's. */
+static bool reserve(Transaction *hold, Node *top, Node **ret_busy)
+{
+    for (Node *n = top; n; n = passes_on_to(n)) {
+        if (!reservation_add(hold, n)) {
+            *ret_busy = n;
+            return false;
+        }
+    }
+    return true;
+}
+
 bool coroutine_fn block_resize(const char *device, const char *node_name, int64_t size,
                                Error **errp)
 {
     Transaction *hold = NULL;
-    Node *n;
+    Node *n, *busy = NULL;
     Edge *e;
     bool ok;
 
@@ -119,11 +163,11 @@ bool coroutine_fn block_resize(const char *device, const char *node_name, int64_
             return false;
         }
         hold = reservation_new();
-        if (reservation_add(hold, n)) {
+        if (reserve(hold, n, &busy)) {
             break;
         }
         reservation_end(hold);
-        if (!node_wait_unreserved(n, errp)) {
+        if (!node_wait_unreserved(busy, errp)) {
             return false;
         }
     }

@@ -8,6 +8,7 @@ import nbd
 import pytest
 
 from lib import images as img
+from lib.jobs import wait_status
 
 MIB = 1 << 20
 
@@ -384,3 +385,57 @@ def test_format_on_a_raw_node_instead(d, paths):
     reopen(d, changed(o, file='raw'))
     content(d, 'hd0', [0xa0, 0, 0])
     assert error(d, o) == "Cannot change the option 'file.driver'"
+
+
+@pytest.mark.parametrize('end', ['finish', 'cancel'])
+def test_links_of_a_job_are_frozen(d, paths, end):
+    o = opts(paths, 0, backing=opts(paths, 1, backing=opts(paths, 2, backing=None)))
+    d.cmd('blockdev-add', o)
+    d.cmd('block-stream', {'job-id': 's', 'device': 'hd0', 'base-node': 'hd2', 'auto-finalize': False})
+    assert error(d, changed(o, backing=None)) == "Cannot change frozen 'backing' link from 'hd0' to 'hd1'"
+    reopen(d, changed(o, detect_zeroes='on'))
+    wait_status(d, 's', 'pending')
+    d.cmd('job-finalize' if end == 'finish' else 'job-cancel', id='s')
+    wait_status(d, 's', 'null')
+    reopen(d, changed(o, backing=None))
+    assert node(d, 'hd1') is None
+
+
+def test_a_request_that_does_not_end(d, images):
+    """A node whose requests do not end is let go again after a while: the command fails, everybody goes on, nothing has changed."""
+    d.cmd('blockdev-add', {'driver': 'null-co', 'node-name': 'slow', 'size': MIB, 'latency-ns': 12 * 10**9})
+    o = {'driver': 'raw', 'node-name': 'r', 'file': 'slow'}
+    d.cmd('blockdev-add', o)
+    d.cmd('blockdev-add', {'driver': 'null-co', 'node-name': 'other', 'size': MIB})
+    for name in ('r', 'other'):
+        d.cmd('block-export-add', {'type': 'nbd', 'id': name, 'node-name': name})
+    h = [nbd.NBD() for _ in range(3)]
+    for c, name in zip(h, ('r', 'r', 'other')):
+        c.connect_uri(f'nbd+unix:///{name}?socket={d.sock}')
+    hung = threading.Thread(target=h[0].pread, args=(512, 0))
+    hung.start()
+    while d.cmd('query-blockstats', {'query-nodes': True})[1]['stats']['rd_operations'] == 0:
+        pass
+    d.qmp.send('blockdev-reopen', {'options': [changed(o, detect_zeroes='on')]})
+    held = threading.Thread(target=h[1].flush)
+    held.start()
+    assert h[2].pread(512, 0) == bytes(512), 'others are not concerned'
+    reply = d.qmp.reply()
+    assert reply['error']['desc'] == "Node 'r' is busy: its requests did not end in time"
+    hung.join()
+    held.join()
+    assert node(d, 'r')['detect_zeroes'] == 'off'
+    reopen(d, changed(o, detect_zeroes='on'))
+    for c in h:
+        c.shutdown()
+
+
+def test_threads(d, paths):
+    """Nodes are used from any thread: nothing to set, but names are checked."""
+    d.cmd('blockdev-add', opts(paths, 0))
+    d.cmd('object-add', {'qom-type': 'iothread', 'id': 't'})
+    for thread in ('t', None):
+        d.cmd('x-blockdev-set-iothread', {'node-name': 'hd0', 'iothread': thread})
+    assert d.qmp.error('x-blockdev-set-iothread', {'node-name': 'none', 'iothread': 't'}) == "Failed to find node with node-name='none'"
+    assert d.qmp.error('x-blockdev-set-iothread', {'node-name': 'hd0', 'iothread': 'u'}) == "Cannot find iothread object 'u'"
+    content(d, 'hd0', [0xa0, 0, 0])
