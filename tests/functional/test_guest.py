@@ -77,6 +77,20 @@ class Machine:
                            CHAINS, SLOTS)
 
 
+def commit_back(d, machine, n, nodes):
+    for node in nodes:
+        d.cmd('block-commit', {'job-id': node, 'device': f'{node}-{n}', 'base-node': f'{node}-{n - 1}'})
+    ready = [d.qmp.event('BLOCK_JOB_READY') for _ in nodes]
+    assert sorted(e['data']['device'] for e in ready) == sorted(nodes)
+    for node in nodes:
+        d.cmd('job-complete', {'id': node})
+    for _ in nodes:
+        event = d.qmp.event('BLOCK_JOB_COMPLETED')
+        assert 'error' not in event['data'], event
+    for node in nodes:
+        machine.chain[node].pop()
+
+
 def test_snapshots_under_guests(images):
     """Groups of six disks of a running guest, with those of a second one in some: every group is one cut, and the guest does not notice."""
     count = 20
@@ -120,6 +134,10 @@ def test_snapshots_under_guests(images):
             took.append(time.monotonic() - started)
             guests[0].wait_requests(50)
         end = time.monotonic()
+        # Once more, and back: the newest overlays are committed while the guest writes.
+        d.cmd('transaction', {'actions': list(one.actions(count + 1))})
+        commit_back(d, one, count + 1, one.nodes)
+        guests[0].wait_requests(50)
         for guest in guests:
             guest.check()
         during, before = guests[0].longest(begin, end + 0.1), guests[0].longest(quiet, begin)
@@ -137,8 +155,9 @@ def test_snapshots_under_guests(images):
             d.kill()
     ends = [one.check_cut(n, images / 'copy.raw') for n in (range(1, count + 1) if LONG else (1, 2, 3, 7, 13, 19, 20))]
     assert all(a < b for e, f in zip(ends, ends[1:]) for a, b in zip(e, f)), ends
-    # The last state is in the newest images.
+    # The last state is in the images that were committed into.
     n = len(one.chain['a0'])
+    assert n == count + 1
     assert one.check_cut(n, images / 'copy.raw') > ends[-1]
     for images_of_pair in pairs.values():
         a, b = (g.sequence(g.raw_copy(i, images / 'copy.raw').read_bytes()[8 << 20:][:4096], 99) for i in images_of_pair)
