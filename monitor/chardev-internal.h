@@ -82,6 +82,7 @@ typedef struct Stream {
     void (*ended)(struct Stream *s); /* the peer is gone, or must go */
     int in, out;                     /* -1: none; non-blocking */
     bool socket, telnet, reading;
+    bool finished; /* nothing more comes: the end is told when all has been sent */
     TlsSession *tls;
     unsigned telnet_state;
     GSource *read_source, *write_source;

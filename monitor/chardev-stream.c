@@ -10,11 +10,13 @@
 #include "chardev-internal.h"
 #include "qapi-types.h"
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define FDS_MAX 16 /* with one message; the system closes what is beyond */
+#define FDS_MAX 16   /* with one message; the system closes what is beyond */
+#define REST_MS 1000 /* how long the end of the daemon waits for a peer to read */
 
 void source_remove(GSource **s)
 {
@@ -101,6 +103,12 @@ static gboolean on_readable(gint fd, GIOCondition condition, gpointer opaque)
         if (n == -EAGAIN || n == -EINTR) {
             break;
         }
+        if (n == 0 && stream_queued(s) > 0) {
+            /* Somebody who said all he had to say may still want the answers. */
+            s->finished = true;
+            source_remove(&s->read_source);
+            break;
+        }
         if (n <= 0) {
             s->ended(s);
             break;
@@ -117,7 +125,7 @@ static gboolean on_readable(gint fd, GIOCondition condition, gpointer opaque)
 
 static void update_reading(Stream *s)
 {
-    if (s->in >= 0 && s->reading && !s->read_source) {
+    if (s->in >= 0 && s->reading && !s->finished && !s->read_source) {
         s->read_source = source_watch(s->in, G_IO_IN | G_IO_HUP | G_IO_ERR, on_readable, s);
     } else if (s->in < 0 || !s->reading) {
         source_remove(&s->read_source);
@@ -190,7 +198,7 @@ static gboolean on_writable(gint fd, GIOCondition condition, gpointer opaque)
 
     (void)fd;
     (void)condition;
-    if (!flush(s)) {
+    if (!flush(s) || (s->finished && stream_queued(s) == 0)) {
         s->ended(s);
     } else if (stream_queued(s) == 0 && s->device->user->drained) {
         s->device->user->drained(s->device->opaque);
@@ -247,16 +255,29 @@ void stream_start(Stream *s, int in, int out)
     s->in = in;
     s->out = out;
     s->reading = true;
+    s->finished = false;
     s->telnet_state = 0;
     chardev_opened(s->device);
     update_reading(s);
+}
+
+/* The daemon ends: a peer that reads gets the rest. */
+static void send_rest(Stream *s)
+{
+    gint64 deadline = g_get_monotonic_time() + REST_MS * 1000;
+
+    while (flush(s) && stream_queued(s) > 0 && g_get_monotonic_time() < deadline) {
+        struct pollfd p = {.fd = s->out, .events = POLLOUT};
+
+        (void)poll(&p, 1, REST_MS);
+    }
 }
 
 void stream_stop(Stream *s, bool send)
 {
     source_remove(&s->read_source);
     if (send && s->out >= 0) {
-        (void)flush(s);
+        send_rest(s);
         if (s->tls) {
             tls_bye(s->tls);
         }

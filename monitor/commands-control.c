@@ -65,7 +65,8 @@ bool coroutine_fn qmp_query_commands(CommandInfoList **ret_out, Error **errp)
 
 static struct json_object *query_qmp_schema(struct json_object *args, Error **errp)
 {
-    static struct json_object *schema; /* made once: who asks all the time must not hold up others */
+    static struct json_object
+        *schema; /* made once: who asks all the time must not hold up others */
 
     (void)args;
     (void)errp;

@@ -59,7 +59,7 @@ size_t chardev_queued(const Chardev *c);
 void chardev_set_reading(Chardev *c, bool on);
 /* Ends the connection (closed() is called). */
 void chardev_disconnect(Chardev *c);
-/* Shutdown: sends what is queued as far as that does not block, closes, removes sockets. */
+/* Shutdown: sends what is queued, to peers that read it within a second; closes, removes sockets. */
 void chardev_close_all(void);
 
 #endif

@@ -165,6 +165,25 @@ def test_stdio_and_log(images):
     assert r.stdout.count(b'\n') == 3 and (images / 'log').read_bytes() == r.stdout
 
 
+def test_answers_to_who_has_said_all(daemon, images):
+    """The end of input does not cost replies that wait to be sent, nor does the end of the daemon."""
+    n = 20
+    text = '{"execute":"qmp_capabilities"}' + '{"execute":"query-qmp-schema"}' * n
+    r = subprocess.run([daemon_binary(), '--chardev', 'stdio,id=c', '--monitor', 'c'], input=text.encode() + b'{"execute":"quit"}',
+                       stdout=subprocess.PIPE, check=True, timeout=60 * SLOW)
+    assert [list(json.loads(line)) for line in r.stdout.splitlines()] == [['QMP']] + [['return']] * (n + 2)
+    d = daemon()
+    s = d.qmp.sock
+    s.sendall(b'{"execute":"query-qmp-schema"}' * n)
+    s.shutdown(socket.SHUT_WR)
+    for _ in range(n):
+        assert len(d.qmp.reply()['return']) > 100
+    with pytest.raises(QmpClosed):
+        d.qmp.receive()
+    d.qmp = d.connect()
+    assert d.cmd('query-version')
+
+
 def test_client_that_tries_again(daemon, images):
     d = daemon('--chardev', f'socket,id=c,path={images}/peer,reconnect-ms=20', '--monitor', 'c')
     assert what(d)['c'] == f'disconnected:unix:{images}/peer'

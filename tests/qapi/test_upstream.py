@@ -196,3 +196,13 @@ def test_no_tree(tree):
     assert run(tree) == (2, '', '%s: No such file or directory\n' % (tree / 'bad.err'))
     code, out, err = run(tree / 'x')
     assert (code, out) == (2, '') and 'meson.build' in err
+
+
+@pytest.mark.skipif('CUTPOINT_QEMU_TREE' not in os.environ, reason='CUTPOINT_QEMU_TREE names no QEMU source tree')
+def test_upstream_tree():
+    """QEMU's own cases, all of them."""
+    r = subprocess.run([sys.executable, '-B', os.path.join(HERE, 'upstream.py'), os.environ['CUTPOINT_QEMU_TREE']], text=True,
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert r.returncode == 0, r.stdout
+    counts = [int(n) for n in r.stdout.replace(',', ' ').split() if n.isdigit()]
+    assert counts[0] == counts[1] > 0 and counts[2] == counts[3] > 0
