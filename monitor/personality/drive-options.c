@@ -292,7 +292,22 @@ static bool place_file(const DriveNodes *d, struct json_object *o, Error **errp)
         merge(o, file);
         set(o, "driver", d->driver);
     } else if (object_of(o, "file")) {
-        merge(object_of(o, "file"), file);
+        struct json_object *below = object_of(o, "file");
+
+        /* file.driver=qcow2: the name is that of the file below */
+        for (;;) {
+            const char *name = text_of(below, "driver");
+            const BlockDriver *format = name ? driver_find(name) : NULL;
+
+            if (!format || format->is_protocol) {
+                break;
+            }
+            if (!object_of(below, "file")) {
+                json_object_object_add(below, "file", json_object_new_object());
+            }
+            below = object_of(below, "file");
+        }
+        merge(below, file);
     } else {
         json_object_object_add(o, "file", json_object_get(file));
     }

@@ -340,11 +340,12 @@ static bool take_driver(struct json_object *o, DriveNodes *n, Error **errp)
 
 static bool coroutine_fn insert(Backend *b, BlockdevOptions *options, Error **errp)
 {
-    g_autoptr(BlockdevOptions) instead = NULL;
+    g_autoptr(BlockdevOptions) instead = NULL, asked = qapi_copy_BlockdevOptions(options);
     Node *n;
     bool ok;
 
-    if (!superseded_check(options, &instead, errp)) {
+    asked->has_auto_read_only = false; /* a drive's default: it is opened for writing if that can be */
+    if (!superseded_check(asked, &instead, errp)) {
         return false;
     }
     n = node_open(instead ? instead : options, 0, NULL, errp);

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The emulator's command line: drives, devices, names, messages, exit statuses."""
+import json
+import os
+import socket
+import subprocess
+
+import pytest
+
+from lib import emulator
+from lib.daemon import Daemon
+from lib.qmp import Qmp
+
+
+def make(path, size='64M', *args):
+    subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', *args, str(path), size], check=True)
+    return path
+
+
+@pytest.fixture
+def run(images):
+    return lambda *args, **kw: emulator.run(images, *args, **kw)
+
+
+@pytest.fixture
+def qmp(images):
+    return lambda commands, *args: emulator.qmp(images, commands, *args)
+
+
+# ---- before anything starts ----
+
+def test_probes(run):
+    machines = run('-machine', 'help', base=False)
+    assert machines.returncode == 0
+    assert [l.split()[0] for l in machines.stdout.splitlines() if ' (default)' in l] == ['pc']
+    devices = run('-M', 'none', '-device', 'help').stdout.splitlines()
+    assert 'name "virtio-blk-pci", bus PCI, alias "virtio-blk"' in devices
+    assert 'name "scsi-hd", bus SCSI, desc "virtual SCSI disk"' in devices
+    formats = run('-drive', 'format=help').stdout.splitlines()
+    assert formats[0].startswith('Supported formats: ') and ' qcow2' in formats[0] and ' raw' in formats[0]
+    assert formats[1].startswith('Supported formats (read-only): ')
+
+
+@pytest.mark.parametrize('args, text', [
+    (['-nonsense'], 'qemu-system-x86_64: -nonsense: invalid option'),
+    (['-drive'], 'qemu-system-x86_64: -drive: requires an argument'),
+    (['-incoming', 'defer'], 'qemu-system-x86_64: -incoming: not supported'),
+    (['-drive', 'file=/nonexistent,format=foo'],
+     "qemu-system-x86_64: -drive file=/nonexistent,format=foo: Unknown driver 'foo'"),
+    (['-drive', 'file=/nonexistent,driver=raw,format=raw'],
+     "qemu-system-x86_64: -drive file=/nonexistent,driver=raw,format=raw: Cannot specify both 'driver' and 'format'"),
+    (['-drive', 'file=foo:bar'], "qemu-system-x86_64: -drive file=foo:bar: Unknown protocol 'foo'"),
+    (['-drive', 'file=/nonexistent,format=raw'],
+     "qemu-system-x86_64: -drive file=/nonexistent,format=raw: Could not open '/nonexistent': No such file or directory"),
+    (['-drive', 'driver=null-co,if=none,cache=often'],
+     'qemu-system-x86_64: -drive driver=null-co,if=none,cache=often: invalid cache option'),
+    (['-drive', 'driver=null-co,if=nowhere'],
+     "qemu-system-x86_64: -drive driver=null-co,if=nowhere: unsupported bus type 'nowhere'"),
+    (['-drive', 'driver=null-co,readonly=on,read-only=off'],
+     "qemu-system-x86_64: -drive driver=null-co,readonly=on,read-only=off: "
+     "'read-only' and its alias 'readonly' can't be used at the same time"),
+    (['-drive', 'driver=null-co,node-name=123foo'],
+     "qemu-system-x86_64: -drive driver=null-co,node-name=123foo: Invalid node-name: '123foo'"),
+    (['-drive', 'driver=null-co,if=none,iops=100'],
+     "qemu-system-x86_64: -drive driver=null-co,if=none,iops=100: Parameter 'iops': limits of drives are not supported"),
+    (['-device', 'toaster'], "qemu-system-x86_64: -device toaster: 'toaster' is not a valid device model name"),
+    (['-device', 'virtio-blk'], 'qemu-system-x86_64: -device virtio-blk: drive property not set'),
+    (['-device', 'virtio-blk,drive=none'],
+     "qemu-system-x86_64: -device virtio-blk,drive=none: Property 'virtio-blk-pci.drive' can't find value 'none'"),
+    (['-device', 'virtio-blk,drve=x'],
+     "qemu-system-x86_64: -device virtio-blk,drve=x: Property 'virtio-blk-pci.drve' not found"),
+    (['-device', 'scsi-hd,drive=x'],
+     "qemu-system-x86_64: -device scsi-hd,drive=x: No 'SCSI' bus found for device 'scsi-hd'"),
+    (['-mon', 'chardev=m'], 'qemu-system-x86_64: -mon chardev=m: chardev "m" not found'),
+    (['-blockdev', 'qcow2,node-name=n,file=f'],
+     "qemu-system-x86_64: -blockdev qcow2,node-name=n,file=f: Cannot find device='f' nor node-name='f'"),
+])
+def test_refused(run, args, text):
+    done = run(*args)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == text
+
+
+def test_bytes_that_are_no_text(images):
+    argv = [emulator.program(images).encode(), b'-drive', b'file=\xff\xfe,if=none']
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1 and b'UTF-8' in done.stderr
+
+
+# ---- drives ----
+
+def test_names_of_drives(qmp):
+    drives = [arg for spec in ('if=virtio', 'if=virtio', 'if=none', 'if=none,id=mine', '', 'media=cdrom,index=2',
+                               'if=floppy') for arg in ('-drive', 'driver=null-co,size=65536' + (',' + spec if spec else ''))]
+    listed = qmp([('query-block',)], *drives)[0]['return']
+    assert [b['device'] for b in listed] == ['virtio0', 'virtio1', 'none0', 'mine', 'ide0-hd0', 'ide1-cd0', 'floppy0']
+    assert listed[0]['qdev'] == '/machine/peripheral-anon/device[0]/virtio-backend'
+    assert 'qdev' not in listed[2]
+    assert [b['removable'] for b in listed] == [False, False, True, True, False, True, True]
+
+
+def test_options_of_drives(images, qmp):
+    image = make(images / 'a,b.qcow2')
+    file = str(image).replace(',', ',,')
+    info = qmp([('query-block',)], '-drive', f'file={file},if=none,id=d,cache=none,aio=threads,discard=unmap,'
+               'detect-zeroes=unmap,node-name=top,file.node-name=below')[0]['return'][0]['inserted']
+    assert info['file'] == str(image) and info['node-name'] == 'top' and info['drv'] == 'qcow2'
+    assert info['cache'] == {'writeback': True, 'direct': True, 'no-flush': False}
+    assert info['detect_zeroes'] == 'unmap' and not info['ro']
+    assert [c['node-name'] for c in info['children'] if c['child'] == 'file'] == ['below']
+    done = qmp([('query-block',)], '-drive', f'file={file},if=none,format=qcow2,readonly=on,cache=writethrough')
+    info = done[0]['return'][0]['inserted']
+    assert info['ro'] and info['cache']['writeback'] is False
+
+
+def test_parts_of_a_backing_chain(images, qmp):
+    base = make(images / 'base.qcow2')
+    mid = make(images / 'mid.qcow2', '64M', '-b', 'base.qcow2', '-F', 'qcow2')
+    top = make(images / 'top.qcow2', '64M', '-b', str(mid), '-F', 'qcow2')
+    nodes = qmp([('query-named-block-nodes', {'flat': True})],
+                '-drive', f'file={top},if=none,node-name=t,backing.node-name=m,backing.backing.node-name=b')[0]['return']
+    named = {n['node-name']: n for n in nodes}
+    assert named['t']['backing_file'] == str(mid) and named['m']['backing_file'] == str(base)
+    assert not named['t']['ro'] and named['m']['ro'] and named['b']['ro']
+    # a node comes after its file and before what is opened below it
+    order = [n['node-name'] for n in nodes if not n['node-name'].startswith('#')]
+    assert order == ['b', 'm', 't']
+
+
+def test_json_filename(images, qmp):
+    image = make(images / 'j.qcow2')
+    name = 'json:' + json.dumps({'driver': 'qcow2', 'file': {'driver': 'file', 'filename': str(image)}})
+    info = qmp([('query-block',)], '-drive', 'if=none,file=' + name.replace(',', ',,'))[0]['return'][0]
+    assert info['inserted']['drv'] == 'qcow2'
+
+
+def test_empty_drive(qmp):
+    out = qmp([('query-block',), ('blockdev-snapshot-sync', {'device': 'cd', 'snapshot-file': '/nowhere'})],
+              '-drive', 'if=none,id=cd,media=cdrom')
+    assert 'inserted' not in out[0]['return'][0]
+    assert out[1]['error']['desc'] == "Device 'cd' has no medium"
+
+
+def test_same_name_twice(run, qmp):
+    done = run('-drive', 'driver=null-co,if=none,id=a', '-drive', 'driver=null-co,if=none,id=a')
+    assert done.returncode == 1 and done.stderr.endswith("Device with id 'a' already exists\n")
+    out = qmp([('blockdev-add', {'driver': 'null-co', 'node-name': 'a'})], '-drive', 'driver=null-co,if=none,id=a')
+    assert out[0]['error']['desc'] == 'node-name=a is conflicting with a device id'
+
+
+# ---- snapshots by device ----
+
+def test_group_by_device(images, qmp):
+    disks = [make(images / f'{i}.qcow2') for i in 'ab']
+    drives = [arg for d in disks for arg in ('-drive', f'file={d},if=virtio')]
+    actions = [{'type': 'blockdev-snapshot-sync', 'data': {'device': f'virtio{i}', 'snapshot-file': str(images / f'o{i}.qcow2')}}
+               for i in (0, 1, 0)]
+    actions[2]['data']['snapshot-file'] = str(images / 'o2.qcow2')
+    out = qmp([('transaction', {'actions': actions}), ('query-block',)], *drives)
+    # what was made is told in the order of the actions, and no event that an emulator does not have is sent
+    assert [m for m in out if isinstance(m, str)] == [
+        f"Formatting '{images}/o{o}.qcow2', fmt=qcow2 cluster_size=65536 extended_l2=off compression_type=zlib size=67108864 "
+        f"backing_file={images}/{b}.qcow2 backing_fmt=qcow2 lazy_refcounts=off refcount_bits=16"
+        for o, b in ((0, 'a'), (1, 'b'), (2, 'o0'))]
+    assert [m['event'] for m in out if 'event' in m] == ['SHUTDOWN']
+    done, listed = emulator.replies(out)[:2]
+    assert done == {'return': {}}
+    assert [b['inserted']['file'] for b in listed['return']] == [f'{images}/o2.qcow2', f'{images}/o1.qcow2']
+    assert [b['inserted']['backing_file_depth'] for b in listed['return']] == [2, 1]
+    for o in range(3):
+        subprocess.run(['qemu-img', 'check', '-q', str(images / f'o{o}.qcow2')], check=True)
+
+
+def test_aborted_group_leaves_nothing(images, qmp):
+    disk = make(images / 'a.qcow2')
+    actions = [{'type': 'blockdev-snapshot-sync', 'data': {'device': 'virtio0', 'snapshot-file': str(images / 'o.qcow2')}},
+               {'type': 'abort', 'data': {}}]
+    out = qmp([('transaction', {'actions': actions}), ('query-block',)], '-drive', f'file={disk},if=virtio')
+    assert emulator.replies(out)[0]['error']['desc'] == 'Transaction aborted using Abort action'
+    assert emulator.replies(out)[1]['return'][0]['inserted']['file'] == str(disk)
+    assert not (images / 'o.qcow2').exists()
+
+
+def test_job_is_named_after_the_device(images, daemon):
+    base = make(images / 'base.qcow2')
+    top = make(images / 'top.qcow2', '64M', '-b', str(base), '-F', 'qcow2')
+    d = daemon('-display', 'none', '-qmp', f'unix:{images}/q,server=on,wait=off', '-drive', f'file={top},if=none,id=disk',
+               '-chardev', f'socket,id=m,path={images}/m,server=on,wait=off', '-mon', 'chardev=m,mode=control',
+               binary=emulator.program(images), monitor=False)
+    d.monitor_path = str(images / 'q')
+    session = d.connect()
+    assert Qmp(images / 'm').cmd('query-status') == {'running': True, 'status': 'running'}
+    session.cmd('block-commit', device='disk')
+    while True:
+        event = session.event('BLOCK_JOB_READY')
+        assert event['data']['device'] == 'disk'
+        break
+    session.cmd('block-job-complete', device='disk')
+    session.event('BLOCK_JOB_COMPLETED')
+    assert session.cmd('query-block')[0]['inserted']['file'] == str(base)
+
+
+# ---- devices ----
+
+def test_devices(images, qmp):
+    disk = make(images / 'a.qcow2')
+    out = qmp([
+        ('device_add', {'driver': 'virtio-blk', 'drive': 'd', 'id': 'v0', 'iothread': 't', 'share-rw': False}),
+        ('query-block',),
+        ('device_add', {'driver': 'virtio-blk', 'drive': 'd', 'id': 'v1'}),
+        ('device_add', {'driver': 'virtio-blk', 'drive': 'n', 'id': 'v1'}),
+        ('device_add', {'driver': 'virtio-blk', 'drive': 'n', 'id': 'v1'}),
+        ('object-del', {'id': 't'}),
+        ('blockdev-del', {'node-name': 'n'}),
+        ('device_del', {'id': 'v0'}),
+        ('device_del', {'id': 'v0'}),
+        ('device_del', {'id': 'v1'}),
+        ('blockdev-del', {'node-name': 'n'}),
+        ('object-del', {'id': 't'}),
+        ('query-block',),
+    ], '-object', 'iothread,id=t', '-drive', f'file={disk},if=none,id=d', '-blockdev', 'null-co,node-name=n')
+    r = emulator.replies(out)
+    assert r[0] == {'return': {}}
+    assert r[1]['return'][0]['qdev'] == '/machine/peripheral/v0/virtio-backend'
+    assert r[2]['error']['desc'] == "Drive 'd' is already in use by another block device"
+    assert r[3] == {'return': {}}
+    assert r[4]['error']['desc'] == "Duplicate device ID 'v1'"
+    assert r[5]['error']['desc'] == "object 't' is in use, can not be deleted"
+    assert r[6]['error']['desc'] == 'Node n is in use'
+    assert r[7] == {'return': {}}
+    assert r[8]['error'] == {'class': 'DeviceNotFound', 'desc': "Device 'v0' not found"}
+    assert r[9] == r[10] == r[11] == {'return': {}}
+    assert 'qdev' not in r[12]['return'][0]
+    gone = [m['data'] for m in out if isinstance(m, dict) and m.get('event') == 'DEVICE_DELETED']
+    assert gone == [{'path': '/machine/peripheral/v0/virtio-backend'},
+                    {'device': 'v0', 'path': '/machine/peripheral/v0'},
+                    {'path': '/machine/peripheral/v1/virtio-backend'},
+                    {'device': 'v1', 'path': '/machine/peripheral/v1'}]
+
+
+def test_device_has_its_disk_alone(images, qmp):
+    disk = make(images / 'a.qcow2')
+    export = {'type': 'nbd', 'id': 'e', 'node-name': 'n', 'writable': True}
+    server = ('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': str(images / 's')}}})
+    args = ['-drive', f'file={disk},if=none,id=d,node-name=n', '-device']
+    out = emulator.replies(qmp([server, ('block-export-add', export)], *args, 'virtio-blk,drive=d'))
+    assert out[1]['error']['desc'] == (
+        "Permission conflict on node 'n': permissions 'write' are both required by an unnamed block device "
+        "(uses node 'n' as 'root' child) and unshared by block device 'd' (uses node 'n' as 'root' child).")
+    out = emulator.replies(qmp([server, ('block-export-add', export)], *args, 'virtio-blk,drive=d,share-rw=on'))
+    assert out[1] == {'return': {}}
+
+
+def test_scsi_needs_a_controller(images, qmp, run):
+    disk = make(images / 'a.qcow2')
+    drive = ['-drive', f'file={disk},if=none,id=d']
+    listed = qmp([('query-block',)], *drive, '-device', 'virtio-scsi,id=s0', '-device', 'scsi-hd,id=h,drive=d,bus=s0.0')
+    assert listed[0]['return'][0]['qdev'] == 'h'
+    done = run(*drive, '-device', 'virtio-scsi,id=s0', '-device', 'scsi-hd,id=h,drive=d,bus=s1.0')
+    assert done.stderr.endswith("Bus 's1.0' not found\n")
+    done = run(*drive, '-device', 'virtio-scsi', '-drive', f'file={disk},if=none,id=r,readonly=on,file.locking=off',
+               '-device', 'scsi-hd,drive=r')
+    assert done.stderr.endswith('Block node is read-only\n')
+
+
+# ---- the machine ----
+
+def test_run_state(qmp):
+    out = qmp([('query-status',), ('cont',), ('cont',), ('stop',), ('stop',), ('query-status',), ('system_reset',)], '-S')
+    assert out[0]['return'] == {'running': False, 'status': 'prelaunch'}
+    assert [m['event'] for m in out if 'event' in m] == ['RESUME', 'STOP', 'RESET', 'SHUTDOWN']
+    assert emulator.replies(out)[5]['return'] == {'running': False, 'status': 'paused'}
+    assert out[-2]['data'] == {'guest': False, 'reason': 'host-qmp-quit'}
+
+
+def test_storage_daemon_tells_no_shutdown(daemon):
+    d = daemon()
+    d.qmp.cmd('quit')
+    assert not any(e['event'] == 'SHUTDOWN' for e in d.qmp.events)
+    assert d.wait() == 0
+
+
+def test_inherited_sockets_and_clock(images):
+    mine, theirs = socket.socketpair()
+    clock, clock_end = socket.socketpair()
+    fds = (theirs.fileno(), clock_end.fileno())
+    for s in (theirs, clock_end):
+        os.set_inheritable(s.fileno(), True)
+    p = subprocess.Popen([emulator.program(images), '-display', 'none', '-vga', 'none',
+                          '-chardev', f'socket,id=mon,fd={fds[0]}', '-mon', 'chardev=mon,mode=control',
+                          '-chardev', f'socket,id=qtest,fd={fds[1]}', '-qtest', 'chardev:qtest', '-accel', 'qtest'],
+                         close_fds=False, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    theirs.close()
+    clock_end.close()
+    session = Qmp(mine)
+    lines = clock.makefile('rw')
+    for line, answer in (('clock_step 1000', 'OK 1000'), ('clock_step 5', 'OK 1005'), ('nonsense', "FAIL Unknown command 'nonsense'")):
+        lines.write(line + '\n')
+        lines.flush()
+        assert lines.readline() == answer + '\n'
+    session.cmd('quit')
+    assert p.wait(60) == 0
+    log = p.stderr.read().decode()
+    assert log.startswith('[I 0.000000] OPENED\n') and log.rstrip().endswith('CLOSED')
+    p.stderr.close()
+
+
+def test_nbd_server_add(images, qmp):
+    disk = make(images / 'a.qcow2')
+    out = emulator.replies(qmp([
+        ('nbd-server-add', {'device': 'd'}),
+        ('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': str(images / 's')}}}),
+        ('nbd-server-add', {'device': 'nosuch'}),
+        ('nbd-server-add', {'device': 'd', 'writable': True}),
+        ('nbd-server-add', {'device': 'd'}),
+        ('nbd-server-add', {'device': 'd', 'name': 'other'}),
+        ('query-block-exports',),
+        ('nbd-server-remove', {'name': 'other'}),
+        ('nbd-server-remove', {'name': 'nosuch'}),
+        ('nbd-server-stop',),
+    ], '-drive', f'file={disk},if=none,id=d'))
+    assert out[0]['error']['desc'] == 'NBD server not running'
+    assert out[2]['error']['desc'] == "Cannot find device='nosuch' nor node-name='nosuch'"
+    assert out[3] == {'return': {}}
+    assert out[4]['error']['desc'] == "Block export id 'd' is already in use"
+    assert out[5] == {'return': {}}
+    assert [e['id'] for e in out[6]['return']] == ['d', 'other']
+    assert out[7] == {'return': {}}
+    assert out[8]['error']['desc'] == "Export 'nosuch' is not found"
+    assert out[9] == {'return': {}}
+
+
+def test_journal_with_drives(images):
+    """-drive obeys the rule of superseded disks too."""
+    disk = make(images / 'a.qcow2')
+    args = ['--snapshot-journal', str(images / 'j.db'), '-drive', f'file={disk},if=none,id=d']
+    emulator.qmp(images, [('blockdev-snapshot-sync', {'device': 'd', 'snapshot-file': str(images / 'o.qcow2')})], *args)
+    done = emulator.run(images, '-qmp', 'stdio', *args, stdin='')
+    assert done.returncode == 1 and str(images / 'o.qcow2') in done.stderr
+
+
+def test_storage_daemon_keeps_its_own_command_line(images):
+    with Daemon(['--blockdev', 'null-co,node-name=n']) as d:
+        assert d.cmd('query-block') == []
+        assert d.qmp.error('blockdev-snapshot-sync', device='n', snapshot_file=str(images / 'x')).startswith('Cannot find')
