@@ -396,8 +396,7 @@ static bool coroutine_fn take_nodes(CommitJob *c, Error **errp)
     Job *j = &c->job;
 
     c->last = chain_overlay(c->top, c->base);
-    chain_set_lenient(c->top, c->base, true);
-    c->lenient = true;
+    /* First of all what keeps transactions away. */
     if (c->device != c->top &&
         !job_add_node(j, c->device, "main node", PERM_NONE, PERM_ALL, errp)) {
         return false;
@@ -408,6 +407,8 @@ static bool coroutine_fn take_nodes(CommitJob *c, Error **errp)
     if (!c->top_edge) {
         return false;
     }
+    chain_set_lenient(c->top, c->base, true);
+    c->lenient = true;
     for (Node *n = chain_backing(c->top); n != c->base; n = chain_backing(n)) {
         if (!job_add_node(j, n, "intermediate node", PERM_NONE, PERM_WRITE_UNCHANGED | PERM_WRITE,
                           errp)) {
@@ -470,9 +471,9 @@ static bool coroutine_fn start(const BlockCommitArg *a, Error **errp)
         .on_error = a->has_on_error ? (JobOnError)a->on_error : JOB_ON_ERROR_REPORT,
         .count_skipped = !active,
     };
-    if (!chain_add_filter(top, a->filter_node_name, active ? "mirror_top" : "commit_top",
-                          &c->filter, errp) ||
-        !take_nodes(c, errp)) {
+    if (!take_nodes(c, errp) ||
+        !chain_add_filter(top, a->filter_node_name, active ? "mirror_top" : "commit_top",
+                          &c->filter, errp)) {
         clean(&c->job);
         job_drop(&c->job);
         return false;

@@ -281,6 +281,11 @@ static bool find_nodes(const BlockStreamArg *a, Node **ret_device, Node **ret_bo
 
 static bool coroutine_fn take_nodes(StreamJob *s, Error **errp)
 {
+    /* First of all what keeps transactions away. */
+    s->edge = job_add_node(&s->job, s->device, "main node", PERM_NONE, PERM_ALL, errp);
+    if (!s->edge) {
+        return false;
+    }
     s->was_read_only = atomic_load(&s->device->read_only);
     if (!node_set_writable(s->device, errp)) {
         s->was_read_only = false;
@@ -293,9 +298,7 @@ static bool coroutine_fn take_nodes(StreamJob *s, Error **errp)
             return false;
         }
     }
-    s->edge = job_add_node(&s->job, s->device, "main node",
-                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, PERM_ALL, errp);
-    return s->edge;
+    return edge_set_perm(s->edge, PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, PERM_ALL, errp);
 }
 
 static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
@@ -340,8 +343,8 @@ static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
         .ignore_leaves_out = true,
         .count_skipped = true,
     };
-    if (!chain_add_filter(device, a->filter_node_name, "copy-on-read", &s->filter, errp) ||
-        !take_nodes(s, errp)) {
+    if (!take_nodes(s, errp) ||
+        !chain_add_filter(device, a->filter_node_name, "copy-on-read", &s->filter, errp)) {
         clean(&s->job);
         job_drop(&s->job);
         return false;

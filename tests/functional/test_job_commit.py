@@ -66,6 +66,25 @@ def test_active(daemon, images):
     assert chain.contents(1) == b'\x4d' * 65536 + want[65536:]
 
 
+def test_active_finalized_later(daemon, images):
+    """While it is pending guests go on; what they write then is in base too."""
+    chain = Chain(images, 3)
+    want = chain.contents()
+    d = daemon(*chain.arguments())
+    commit(d, device='n2', base_node='n0', auto_finalize=False)
+    wait_status(d, 'j', 'ready')
+    d.cmd('job-complete', id='j')
+    wait_status(d, 'j', 'pending')
+    assert d.qmp.error('job-complete', id='j') == "Job 'j' in state 'pending' cannot accept command verb 'complete'"
+    img.run('qemu-io', '-f', 'raw', '-c', 'write -P 77 0 64k', '-c', 'write -P 78 8M 4k', chain.uri)
+    assert d.cmd('query-block-exports')[0]['node-name'] == 'n2'
+    d.cmd('job-finalize', id='j')
+    finish(d)
+    assert d.cmd('query-block-exports')[0]['node-name'] == 'n0'
+    d.stop()
+    assert chain.contents(0) == b'\x4d' * 65536 + want[65536:8 * MIB] + b'\x4e' * 4096 + want[8 * MIB + 4096:]
+
+
 @pytest.mark.parametrize('force', [False, True])
 def test_active_cancelled(daemon, images, force):
     chain = Chain(images, 3)
