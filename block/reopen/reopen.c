@@ -186,12 +186,25 @@ static bool flags_equal(const NodeFlags *a, const NodeFlags *b)
            a->discard_unmap == b->discard_unmap && a->detect_zeroes == b->detect_zeroes;
 }
 
+/* Options for a backing image that n does not have. */
+static bool lacks_backing(const Node *n, const BlockdevOptions *given)
+{
+    const BlockdevRefOrNull *ref = reopen_backing_option(given);
+
+    return ref && ref->type != QAPI_KIND_STRING && ref->type != QAPI_KIND_NULL &&
+           !atomic_load_explicit(&((Node *)n)->backing, memory_order_relaxed);
+}
+
 static bool check_options(Item *i, const Item *parent, EdgeRole role, Error **errp)
 {
     Node *n = i->r.node;
     NodeFlags now = node_flags(n);
     bool same = true;
 
+    if (lacks_backing(n, i->given)) {
+        /* Meant for another node, which was here before: said first, since the rest then only follows from it. */
+        return cannot_change(n, "backing.driver", errp);
+    }
     if (strcmp(qapi_enum_BlockdevDriver(i->given->driver), n->driver->name) != 0) {
         return cannot_change(n, "driver", errp);
     }

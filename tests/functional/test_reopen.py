@@ -124,6 +124,7 @@ def test_wrong_options(d, paths):
             ({'driver': 'raw'}, "Cannot change the option 'driver'"),
             ({'driver': ''}, "Parameter 'driver' does not accept value ''"),
             ({'file': 'not-found'}, "Cannot find device='' nor node-name='not-found'"),
+            ({'file': None}, "Invalid parameter type for 'file', expected: BlockdevRef"),
             ({'file': ''}, "Cannot find device='' nor node-name=''"),
             ({'file__node_name': 'newname'}, "Cannot change the option 'node-name'"),
             ({'file__driver': 'null-co', 'file__filename': None}, None),
@@ -385,6 +386,21 @@ def test_format_on_a_raw_node_instead(d, paths):
     reopen(d, changed(o, file='raw'))
     content(d, 'hd0', [0xa0, 0, 0])
     assert error(d, o) == "Cannot change the option 'file.driver'"
+
+
+def test_what_stream_leaves(d, paths):
+    """A node that is below the top after a stream is defined in place there."""
+    base = opts(paths, 2, backing=None)
+    o = opts(paths, 0, backing=opts(paths, 1, backing=base))
+    d.cmd('blockdev-add', o)
+    d.cmd('block-stream', {'job-id': 's', 'device': 'hd0', 'base-node': 'hd2'})
+    wait_status(d, 's', 'null')
+    assert node(d, 'hd1') is None
+    assert error(d, o) == "Cannot change the option 'backing.driver'"
+    reopen(d, changed(o, backing=base))
+    reopen(d, changed(o, backing='hd2'))
+    assert error(d, opts(paths, 0)) == "backing is missing for 'hd0'"
+    content(d, 'hd0', [0xa0, 0xa1, 0xa2])
 
 
 @pytest.mark.parametrize('end', ['finish', 'cancel'])
