@@ -342,6 +342,26 @@ def test_on_a_terminal(images):
     assert b'VM status: running\n(qemu) quit\n' in seen.replace(b'\r', b'')
 
 
+def test_telnet(daemon):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    daemon('--chardev', f'socket,id=c,host=127.0.0.1,port={port},server=on,wait=off,telnet=on', '--monitor', 'chardev=c,mode=readline')
+    deadline = time.monotonic() + 30 * SLOW
+    while True:
+        try:
+            sock = socket.create_connection(('127.0.0.1', port))
+            break
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    t = Terminal.__new__(Terminal)
+    t.sock, t.raw = sock, b''
+    assert t.wait(b'(qemu) ').encode(errors='replace')
+    # what a telnet program sends: agreement to options, and a NUL behind carriage returns
+    assert t.run(b'\xff\xfd\x01\xff\xfd\x03info status\r\x00').endswith('info status\r\nVM status: running\r\n(qemu) ')
+
+
 def test_monitor_modes(images, daemon):
     with pytest.raises(Exception, match="'pretty' is not compatible with HMP monitors"):
         daemon('--chardev', f'socket,id=c,path={images}/c,server=on,wait=off', '--monitor', 'chardev=c,mode=readline,pretty=on')
