@@ -32,13 +32,13 @@
 #include "util/passed-fd.h"
 #include <string.h>
 
-#define OUTPUT_MAX (64u << 20)
-#define REPLIES_MAX                                                                                \
-    (1u                                                                                            \
-     << 20) /* bytes of output that wait: no further command is begun before they have been read */
+/* Bytes of output that wait: no command is begun beyond the first, the client is cut off beyond the second. */
+#define REPLIES_MAX (1u << 20)
+#define OUTPUT_MAX  (64u << 20)
+/* Requests that wait in a lane. */
 #define LANE_MAX 8u
-#define PIECE_MAX                                                                                  \
-    256u /* bytes parsed between two looks at the lanes: as many requests can they hold at most */
+/* Bytes parsed between two looks at the lanes: as many requests can they hold at most. */
+#define PIECE_MAX 256u
 
 typedef struct Lane {
     QmpSession *session;
