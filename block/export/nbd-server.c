@@ -47,8 +47,8 @@ typedef struct NbdServer {
 
 static NbdServer *server;
 static bool serving; /* nbd_server_serve() was called */
-static bool
-    several; /* a client may have more than one connection; constant while there is a server */
+/* A client may have more than one connection; constant while there is a server. */
+static bool several;
 static pthread_mutex_t exports_lock = PTHREAD_MUTEX_INITIALIZER;
 static GPtrArray *nbd_exports; /* NbdExport * */
 

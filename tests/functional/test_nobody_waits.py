@@ -3,13 +3,14 @@
 
 No clock decides this but an order of events.  Calls all over a transaction of several disks (each creation, write, sync and rename that the
 daemon makes for it, from prepare to settle) are made to hang, one after another: while one hangs, every kind of request is sent to every
-disk, in the group and out of it, and all of them have to be answered before the call is let go on.  A request that waited for it would
-never be answered.  Exempt is a flush of the disk whose own file hangs: that is what it asks for.
+disk, in the group and out of it, and all of them have to be answered before the call is let go on; another monitor is served too, and sees
+all disks before the cut or all after it (T1).  A request that waited for the call would never be answered.  Exempt is a flush of the disk whose own file hangs: that is what it asks for.
 
 A sample of the calls is tried; STRESS_POINTS=n tries n of them, STRESS_LONG=1 every one.
 """
 import contextlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 from lib import images
 from lib.daemon import SLOW, Daemon
 from lib.powerfail import CrashPoint
-from lib.qmp import QmpTimeout
+from lib.qmp import Qmp, QmpTimeout
 
 N = 3
 SIZE = 256 << 20
@@ -69,6 +70,30 @@ class Disk:
         return sorted(waiting.values())
 
 
+class Writer(threading.Thread):
+    """Writes all the time to the last part of a disk, so that there is something to flush at every moment."""
+
+    def __init__(self, directory, number):
+        super().__init__(daemon=True)
+        self.h = nbd.NBD()
+        self.h.connect_uri(f'nbd+unix:///d{number}?socket={directory}/nbd.sock')
+        self.stopping = False
+        self.start()
+
+    def run(self):
+        n = 0
+        while not self.stopping:
+            n += 1
+            self.h.pwrite(n.to_bytes(8, 'little') * 512, SIZE - (2 + n % 64) * CLUSTER)
+            time.sleep(0.001)
+
+    def stop(self):
+        self.stopping = True
+        self.join(20 * SLOW)
+        assert not self.is_alive()
+        self.h.shutdown()
+
+
 class Setup:
     def __init__(self, directory, loop):
         self.dir = Path(directory)
@@ -76,19 +101,23 @@ class Setup:
             images.create(self.dir / f'd{i}.qcow2', str(SIZE))
         self.crash = CrashPoint(directory, os.environ['CRASHSHIM'])
         args = ['--snapshot-journal', f'{directory}/journal.db', '--object', 'iothread,id=io0', '--object', 'iothread,id=io1',
-                '--nbd-server', f'addr.type=unix,addr.path={directory}/nbd.sock']
+                '--nbd-server', f'addr.type=unix,addr.path={directory}/nbd.sock',
+                '--chardev', f'socket,id=m2,path={directory}/m2.sock,server=on,wait=off', '--monitor', 'm2']
         for i in range(N + 1):  # the last one is not in the group
             args += ['--blockdev', f'driver=qcow2,node-name=d{i},discard=unmap,file.driver=file,file.filename={directory}/d{i}.qcow2',
                      '--export', f'nbd,id=e{i},node-name=d{i},name=d{i},writable=on,iothread=io{i % 2}']
         environment = self.crash.environment()
         environment['CUTPOINT_LOOP'] = loop
         self.d = Daemon(args, directory=directory, env=environment)
+        self.second = Qmp(str(self.dir / 'm2.sock'), timeout=60 * SLOW)
+        self.d.sessions.append(self.second)
         self.tops = [f'd{i}' for i in range(N)]
         self.files = [[self.dir / f'd{i}.qcow2'] for i in range(N + 1)]
         self.round = 0
 
     def actions(self):
         self.round += 1
+        self.before = list(self.tops)
         result = []
         for i in range(N):
             file = self.dir / f's{self.round}-{i}.qcow2'
@@ -99,6 +128,12 @@ class Setup:
             self.tops[i] = f's{self.round}-{i}'
             self.files[i].append(file)
         return result
+
+    def is_cut(self):
+        """Whether the running transaction has cut; the other monitor is served meanwhile."""
+        nodes = [e['node-name'] for e in self.second.cmd('query-block-exports') if e['id'] != f'e{N}']
+        assert sorted(nodes) in (sorted(self.tops), sorted(self.before))  # T1
+        return sorted(nodes) == sorted(self.tops)
 
     def disk_of(self, ino):
         """The disk that a file belongs to."""
@@ -116,18 +151,21 @@ def one(s, disks, k):
     while k and not held:
         with contextlib.suppress(QmpTimeout):
             assert s.d.qmp.reply(0.005) == {'return': {}}
+            s.crash.release()
+            s.crash.disarm()
             return s.crash.count, None  # it had fewer calls than the first time
         held = s.crash.held()
     trace = []
     if held:
-        own = s.disk_of(held[1])
+        own, after = s.disk_of(held[1]), s.is_cut()
         trace.append(f'call {held[0]}, {held[2]}' + (f' of a file of disk {own}' if own is not None else '') + ' hangs')
         sent = [d.send(flush=d.number != own) for d in disks]
         deadline = time.monotonic() + 10 * SLOW
         for d, requests in zip(disks, sent):
             late = d.wait(requests, deadline)
             trace += [f'disk {d.number}: not answered: {what}' for what in late]
-        assert s.crash.held() == held  # nobody has let it go meanwhile
+        assert s.crash.held() == held and s.is_cut() == after  # nobody has let it go meanwhile
+        held = (*held, 'after the cut' if after else 'before it')
         s.crash.release()
         trace.append('it goes on')
         assert len(trace) == 2, trace
@@ -182,8 +220,10 @@ def test_no_request_waits(tmp_path, loop):
     s = Setup(tmp_path, loop)
     try:
         disks = [Disk(tmp_path, i) for i in range(N + 1)]
-        count, _ = one(s, disks, 0)
-        points = range(1, count + 1) if LONG else sorted({1 + i * (count - 1) // (POINTS - 1) for i in range(POINTS)})
+        writers = [Writer(tmp_path, i) for i in range(N)]
+        count = max(one(s, disks, 0)[0] for _ in range(2))
+        spread = {1 + i * (count - 1) // (POINTS - 1) for i in range(POINTS)}
+        points = range(1, count + 1) if LONG else sorted(spread | set(range(count - 12, count, 2)))  # the last ones: after the cut
         seen = []
         for k in points:
             for d in disks:
@@ -192,6 +232,9 @@ def test_no_request_waits(tmp_path, loop):
         kinds = {h[2] for h in seen if h}
         assert len([h for h in seen if h]) > len(points) // 2, seen
         assert kinds & {'fsync', 'fdatasync'}, kinds
+        assert {h[3] for h in seen if h} == {'before it', 'after the cut'}, seen
+        for w in writers:
+            w.stop()
         for d in disks:
             d.h.shutdown()
         s.d.stop()
