@@ -35,7 +35,7 @@ static bool check_unused(const Node *n, Error **errp)
     if (!node_check_no_job(n, errp)) {
         return false;
     }
-    for (guint i = 0; i < n->parents->len; i++) {
+    for (guint i = n->parents->len; i-- > 0;) { /* the newest is named */
         const Edge *e = g_ptr_array_index(n->parents, i);
 
         if (!e->parent) {
