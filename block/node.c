@@ -23,7 +23,7 @@ static GHashTable *reserved;     /* name -> reserver */
 static GPtrArray *nodes;         /* oldest first */
 static unsigned closing;         /* nodes whose close is under way */
 static GPtrArray *close_waiters; /* Coroutine * */
-static uint64_t last_serial;
+static uint64_t last_serial, last_unique;
 
 static void registry_init(void)
 {
@@ -93,6 +93,7 @@ Node *node_alloc(const BlockDriver *driver, const char *name)
     registry_init();
     g_assert(n);
     memset(n, 0, sizeof(*n));
+    n->unique = ++last_unique;
     n->driver = driver;
     n->state = g_malloc0(MAX(driver->state_size, 1));
     n->limits = (NodeLimits){.request_alignment = 1, .memory_alignment = 1, .max_iov = 1024};

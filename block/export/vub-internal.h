@@ -342,7 +342,6 @@ struct VubQueue {
     bool broken, stopping;
     bool publishing; /* vub_queue_publish() will run */
     bool poller_runs;
-    Coroutine *stop_waiter;
     VubRequest *pool;
     VubSession *session;
 };
@@ -373,31 +372,26 @@ struct VubExport {
     GSource *listener;  /* NULL while a client is connected */
     GPtrArray *waiters; /* Coroutine *: for the session to be gone; control thread */
     VubQueue *queues;
-    pthread_mutex_t lock; /* innermost: */
-    VubSession *session;  /* the one client; changed by the control thread */
-    int backend_fd;       /* requests to the front end go there; -1: none */
-    /* The node that `kept` tells of; any thread. */
-    _Atomic(Node *) known_node;
-    CoMutex kept_lock; /* before anything: VubSession.inflight's kept fields */
+    pthread_mutex_t lock;        /* innermost: */
+    VubSession *session;         /* the one client; changed by the control thread */
+    int backend_fd;              /* requests to the front end go there; -1: none */
+    _Atomic uint64_t known_node; /* Node.unique of the one whose image `kept` names; any thread */
+    CoMutex kept_lock;           /* before anything: VubSession.inflight's kept fields */
 };
 
 struct VubSession {
     VubExport *exp;
     int fd;
-    Coroutine *co;
     uint64_t features, protocol_features;
     _Atomic bool wce;
     _Atomic bool flush_negotiated; /* the driver can flush */
     VubMemory *mem;
     VubLog *log;
     VubInflight *inflight;
-    bool broken; /* to be ended */
 };
 
 /* vub-session.c: serves a front end until it has gone; a coroutine of the export's first I/O thread. */
 void coroutine_fn vub_session_run(VubSession *s);
-/* The end of what vub_session_run() does, for those who feed messages by themselves. */
-void coroutine_fn vub_session_end(VubSession *s);
 
 /* A message and its answer. */
 typedef struct VubMessage {

@@ -36,9 +36,10 @@ static uint64_t instance(void)
     return now;
 }
 
-/* The node that new requests go to, and its file. */
-static Node *newest(VubExport *e, FileIdentity *ret)
+/* The file of the node that new requests go to; its unique number. */
+static uint64_t newest(VubExport *e, FileIdentity *ret)
 {
+    uint64_t unique;
     Request r;
     Node *n;
 
@@ -47,8 +48,9 @@ static Node *newest(VubExport *e, FileIdentity *ret)
     if (!node_file_identity(n, ret)) {
         *ret = (FileIdentity){0};
     }
+    unique = n->unique;
     request_end(&r);
-    return n;
+    return unique;
 }
 
 static void note_image(VubKept *k, const FileIdentity *id)
@@ -62,12 +64,12 @@ static void coroutine_fn tell_image(VubSession *s)
 {
     VubExport *e = s->exp;
     FileIdentity id;
-    Node *n;
+    uint64_t unique;
 
     co_mutex_lock(&e->kept_lock);
-    n = newest(e, &id);
+    unique = newest(e, &id);
     note_image(s->inflight->kept, &id);
-    atomic_store_explicit(&e->known_node, n, memory_order_release);
+    atomic_store_explicit(&e->known_node, unique, memory_order_release);
     co_mutex_unlock(&e->kept_lock);
 }
 
@@ -102,9 +104,10 @@ bool coroutine_fn vub_kept_adopt(VubSession *s, bool fresh, Error **errp)
         }
         newest(s->exp, &id);
         if (!same_image(k, &id)) {
-            error_set(errp, ERROR_CORRUPT, s->exp->base.id, "vhost-user",
-                      "the guest is not connected again: the process that served it before wrote "
-                      "to another image than this one serves; serve that one, or start the guest again");
+            error_set(
+                errp, ERROR_CORRUPT, s->exp->base.id, "vhost-user",
+                "the guest is not connected again: the process that served it before wrote "
+                "to another image than this one serves; serve that one, or start the guest again");
             return false;
         }
     }
@@ -129,7 +132,7 @@ int coroutine_fn vub_kept_written(VubSession *s, Request *r)
     if (!s->inflight) {
         return 0;
     }
-    if (G_UNLIKELY(n != atomic_load_explicit(&e->known_node, memory_order_acquire))) {
+    if (G_UNLIKELY(n->unique != atomic_load_explicit(&e->known_node, memory_order_acquire))) {
         tell_image(s);
     }
     if (edge_unsaved(edge, r)) {

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define DEFAULT_SERIAL "vhost_user_blk"
+#define SHUTDOWN_NS    INT64_C(3000000000)
 
 static VubExport *vub_of(const Export *base)
 {
@@ -190,17 +191,31 @@ static unsigned vub_clients(const Export *base)
     return n;
 }
 
+static void shutdown_timeout(void *opaque)
+{
+    VubExport *e = opaque;
+
+    if (e->session) {
+        shutdown(e->session->fd, SHUT_RDWR);
+    }
+}
+
 static void coroutine_fn vub_shutdown(Export *base)
 {
     VubExport *e = vub_of(base);
+    Timer timer;
 
     stop_listening(e);
+    /* For a front end that does not take its answers. */
+    timer_init(&timer, shutdown_timeout, e);
+    timer_arm(&timer, clock_ns() + SHUTDOWN_NS);
     while (vub_clients(base) > 0) {
         /* Only this thread frees it.  The front end notices when all is answered and the session closes. */
         shutdown(e->session->fd, SHUT_RD);
         g_ptr_array_add(e->waiters, co_self());
         co_yield();
     }
+    timer_cancel(&timer);
 }
 
 static void vub_cleanup(Export *base)
@@ -219,6 +234,7 @@ static void vub_resized(Export *base)
     VubExport *e = vub_of(base);
     VubHeader h = {.request = VUB_BACKEND_CONFIG_CHANGE, .flags = VUB_VERSION};
 
+    atomic_store(&e->known_node, 0); /* look again, whatever has changed */
     pthread_mutex_lock(&e->lock);
     if (e->backend_fd >= 0 &&
         send(e->backend_fd, &h, sizeof(h), MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(h)) {

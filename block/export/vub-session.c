@@ -168,7 +168,7 @@ static void close_fd(int *fd)
     }
 }
 
-void coroutine_fn vub_session_end(VubSession *s)
+static void coroutine_fn session_end(VubSession *s)
 {
     VubExport *e = s->exp;
     Request r;
@@ -217,7 +217,7 @@ void coroutine_fn vub_session_run(VubSession *s)
     if (err) {
         log_warn_limited("export '%s': %s: disconnected", s->exp->base.id, err->message);
     }
-    vub_session_end(s);
+    session_end(s);
     /* Not before everything is answered: the front end looks at the rings then. */
     shutdown(s->fd, SHUT_RDWR);
 }

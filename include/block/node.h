@@ -115,6 +115,7 @@ typedef enum DetectZeroes { DETECT_ZEROES_OFF, DETECT_ZEROES_ON, DETECT_ZEROES_U
 
 struct Node {
     /* ---- constant after open ---- */
+    uint64_t unique; /* number that no other node of this process has, or ever had; not 0 */
     const BlockDriver *driver;
     void *state; /* the driver's, driver->state_size zeroed bytes */
     NodeLimits limits;

@@ -400,6 +400,19 @@ def test_removed_under_a_guest(disk):
     assert not path.exists()
 
 
+def test_front_end_that_does_not_read(disk):
+    """Its answers fill the socket; the export ends all the same."""
+    path = disk()
+    front = vu.Front(path).negotiate(USUAL)
+    front.socket.settimeout(2)
+    with pytest.raises(TimeoutError):
+        while True:
+            front.send(1)
+    d = disk.daemon
+    d.cmd('block-export-del', {'id': 'e', 'mode': 'hard'})
+    d.qmp.event('BLOCK_EXPORT_DELETED')
+
+
 # ---- restart under a guest ----
 
 def restarted(images, fmt, features, kill, options=None, other=None, left_running=0, write=True):
