@@ -529,6 +529,32 @@ def test_other_image(images):
     d.stop()
 
 
+@pytest.mark.parametrize('serves', ['overlay', 'base'])
+def test_killed_after_a_snapshot(images, serves):
+    """Writes after a snapshot went to the overlay: only who serves that may go on."""
+    images_create(images / 'd.img', 'qcow2')
+    d = Daemon([*blockdev(images / 'd.img', 'qcow2'), *export(images / 's', metadata_writethrough='on')])
+    ring = vu.connect(images / 's', USUAL, num=32, inflight=True)
+    assert ring.do(vu.OUT, 0, pattern(4096, 1))[0] == vu.OK
+    d.cmd('blockdev-snapshot-sync', {'node-name': 'd', 'snapshot-file': str(images / 'o.img'), 'snapshot-node-name': 'o'})
+    assert ring.do(vu.OUT, 0, pattern(4096, 2))[0] == vu.OK
+    d.process.kill()
+    d.process.wait()
+    d._close_files()
+    image = images / ('o.img' if serves == 'overlay' else 'd.img')
+    d = Daemon([*blockdev(image, 'qcow2'), *export(images / 's', metadata_writethrough='on')])
+    front = vu.Front(images / 's', ring.front.size, kept=ring.front).negotiate(USUAL)
+    if serves == 'base':
+        assert front.set_inflight(ring.front) == 1
+        with pytest.raises(vu.Gone):
+            front.receive()
+        assert 'another image' in d.stderr()
+    else:
+        assert front.set_inflight(ring.front) == 0
+        assert go_on(front, ring, 0).do(vu.IN, 0, room=4096) == (vu.OK, pattern(4096, 2))
+    d.stop()
+
+
 def test_write_cache_is_kept(images):
     """A guest that turned the cache off goes on without flushes after a restart, so it must stay off."""
     image = images / 'd.img'
