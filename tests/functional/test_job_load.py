@@ -134,7 +134,7 @@ def test_guests_faster_than_the_job(images):
     d = disk.daemon
     try:
         disk.snapshot()
-        with Load(disk.socket, ['disk'], mode='write', depth=16, range=48 * MIB) as load:
+        with Load(disk.socket, ['disk'], mode='write', depth=16, range=24 * MIB) as load:
             load.begin()
             time.sleep(1)
             before = load.end()

@@ -14,7 +14,7 @@ from lib import images as img
 from lib.chain import MIB, backing, nodes
 from lib.daemon import SLOW, Daemon
 
-SECONDS = 3600 if os.environ.get('STRESS_LONG') else int(os.environ.get('STRESS_SECONDS', '15'))
+SECONDS = 3600 if os.environ.get('STRESS_LONG') else int(os.environ.get('STRESS_SECONDS', '10'))
 SIZE = 8 * MIB
 
 
