@@ -12,7 +12,8 @@
  *   CHAINS=n SLOTS=n    chains at a time, slots of each on a disk
  *   SYNC=n              every n-th record is followed by a flush
  *   BENCH=read|write    no chains: CHAINS threads read or write 4 KiB somewhere in the first 256 MiB of the first disk
- *   PING=vda | PONG=vda a record every time a number comes over ttyS1; it is sent on when the record is written.  PING starts
+ *   PING=vda | PONG=vda a record every time a number comes over ttyS1; it is sent on when the record is written; PING adds one.
+ *                       Who runs both starts with 0, when both are READY
  *
  * On ttyS0: READY; SIZE <bytes> when that of the first disk has changed; every 100 ms "STAT <requests> <longest, us> <longest of the chains' flushes, us>"; MISMATCH or FAILED with what was
  * wrong; DONE after a line was received.
@@ -175,33 +176,29 @@ static void raw_tty(int fd)
 }
 
 typedef struct Pong {
-    int disk;
+    int disk, tty;
     int first;
 } Pong;
 
 static void *pong_main(void *opaque)
 {
     const Pong *p = opaque;
-    int tty = open("/dev/ttyS1", O_RDWR | O_NOCTTY);
-    FILE *in = fdopen(tty, "r");
+    FILE *in = fdopen(p->tty, "r");
     Record *buf;
     char line[64];
-    unsigned long seq = 1;
 
     if (!in || posix_memalign((void **)&buf, BLOCK, BLOCK)) {
         abort();
     }
-    raw_tty(tty);
-    for (int first = p->first; first || fgets(line, sizeof(line), in); first = 0) {
-        if (!first) {
-            seq = strtoul(line, NULL, 10) + p->first;
-        }
+    while (fgets(line, sizeof(line), in)) {
+        unsigned long seq = strtoul(line, NULL, 10) + p->first;
+
         fill(buf, 99, seq, 0);
         if (pwrite(p->disk, buf, BLOCK, PING_AT) != BLOCK) {
             say("FAILED ping write errno %d", errno);
             return NULL;
         }
-        dprintf(tty, "%lu\n", seq);
+        dprintf(p->tty, "%lu\n", seq);
     }
     return NULL;
 }
@@ -330,6 +327,9 @@ int main(void)
     if (ping) {
         pong.disk = open_patiently(ping, O_RDWR | O_DIRECT);
         pong.first = getenv("PING") != NULL;
+        /* Open before READY: what comes earlier is lost. */
+        pong.tty = open("/dev/ttyS1", O_RDWR | O_NOCTTY);
+        raw_tty(pong.tty);
         pthread_create(&t, NULL, pong_main, &pong);
     }
     for (uintptr_t i = 0; ndisks && i < chains; i++) {
