@@ -16,4 +16,7 @@ struct json_object *keyval_parse(const char *text, const char *implied, Error **
 struct json_object *option_parse(const char *text, const char *implied, bool *ret_keyval,
                                  Error **errp);
 
+/* Text up to a single comma, with doubled ones made single; *pos ends behind the comma.  Owned by the caller. */
+char *keyval_take_value(const char **pos);
+
 #endif

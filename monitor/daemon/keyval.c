@@ -68,8 +68,7 @@ static bool put(struct json_object *root, const char *key, const char *value, Er
     return true;
 }
 
-/* Text up to a single comma, with doubled ones made single; *pos ends behind the comma. */
-static char *take_value(const char **pos)
+char *keyval_take_value(const char **pos)
 {
     GString *s = g_string_new(NULL);
     const char *p = *pos;
@@ -110,7 +109,7 @@ static bool parse_all(struct json_object *root, const char *p, const char *impli
             return fail(errp, "Expected '=' after parameter '%s'", key);
         } else {
             p++;
-            value = take_value(&p);
+            value = keyval_take_value(&p);
         }
         implied = NULL;
         if (!g_utf8_validate(value, -1, NULL)) {

@@ -6,26 +6,6 @@
 #include "monitor/keyval.h"
 #include <string.h>
 
-/* Text up to a single comma, with doubled ones made single; *pos ends behind the comma. */
-static char *take_value(const char **pos)
-{
-    GString *s = g_string_new(NULL);
-    const char *p = *pos;
-
-    while (*p) {
-        if (*p == ',') {
-            if (p[1] != ',') {
-                p++;
-                break;
-            }
-            p++;
-        }
-        g_string_append_c(s, *p++);
-    }
-    *pos = p;
-    return g_string_free(s, false);
-}
-
 struct json_object *legacy_opts_parse(const char *text, const char *implied, Error **errp)
 {
     struct json_object *o = json_object_new_object();
@@ -43,12 +23,12 @@ struct json_object *legacy_opts_parse(const char *text, const char *implied, Err
         if (p[len] == '=' && len > 0) {
             key = g_strndup(p, len);
             p += len + 1;
-            value = take_value(&p);
+            value = keyval_take_value(&p);
         } else if (first && implied) {
             key = g_strdup(implied);
-            value = take_value(&p);
+            value = keyval_take_value(&p);
         } else {
-            g_autofree char *flag = take_value(&p);
+            g_autofree char *flag = keyval_take_value(&p);
 
             if (flag[0] == '\0' || flag[0] == '=') {
                 error_set(errp, ERROR_INVALID, NULL, "parse", "Invalid parameter '%s'", flag);

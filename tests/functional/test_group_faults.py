@@ -85,13 +85,13 @@ class Setup:
 
     def held(self):
         """Descriptors, and the bytes of each image that are locked; what guests are connected with does not change."""
-        locks = []
+        locks = set()  # the kernel may show a lock twice while others come and go
         for line in Path('/proc/locks').read_text(encoding='ascii').splitlines():
             number, kind, _, mode, _, where, first, last = line.replace('->', '').split()[:8]
             inode = int(where.split(':')[2])
             name = next((p.name for p in self.dir.iterdir() if p.is_file() and p.stat().st_ino == inode), None)
             if kind == 'OFDLCK' and name and name.endswith('.qcow2'):
-                locks.append((name, mode, first, last))
+                locks.add((name, mode, first, last))
         return self.d.descriptors(), sorted(locks)
 
     def tops(self):
