@@ -110,6 +110,8 @@ bool coroutine_fn node_set_read_only(Node *n, Error **errp)
         return true;
     }
     if (!node_write_out(n, errp) || !node_ro_prepare(n, errp)) {
+        /* In memory it is, as after a snapshot that could not be flushed: nobody writes. */
+        atomic_store_explicit(&n->read_only, true, memory_order_seq_cst);
         return false;
     }
     node_ro_commit(n);

@@ -46,7 +46,7 @@ bool coroutine_fn node_write_out(Node *n, Error **errp);
 /* Makes a read-only node writable, with what it stores in, as far as the user did not say that a child of his own be read-only; nobody writes
  * yet.  On failure all is as before.  Errors: those of opening for writing, of locks, "Block node is read-only". */
 bool coroutine_fn node_set_writable(Node *n, Error **errp);
-/* Read-only again: no parent writes any more. */
+/* Read-only again: no parent writes any more.  On failure it is so in memory, but the file stays open for writing. */
 bool coroutine_fn node_set_read_only(Node *n, Error **errp);
 
 /* Shutdown: drops the monitor's references and waits until every node has closed or clock_ns() passed the deadline.
