@@ -17,9 +17,11 @@ typedef struct CreateJob {
 
 /* ---- file ---- */
 
+#define EXTENT_SIZE_HINT (1u << 20) /* as QEMU's; bytes */
+
 typedef struct FileTask {
     const BlockdevCreateOptionsFile *o;
-    FileSpace space;
+    FileNew how;
     Error *err;
 } FileTask;
 
@@ -27,22 +29,28 @@ static int create_file_on_worker(void *opaque)
 {
     FileTask *t = opaque;
 
-    return file_image_create(t->o->filename, t->o->size, t->space, &t->err) ? 0 : -1;
+    return file_image_create(t->o->filename, t->o->size, &t->how, &t->err) ? 0 : -1;
 }
 
 static bool coroutine_fn create_file(const BlockdevCreateOptionsFile *o, Error **errp)
 {
-    FileTask t = {.o = o};
+    uint64_t hint = o->has_extent_size_hint ? o->extent_size_hint : EXTENT_SIZE_HINT;
+    FileTask t = {.o = o, .how = {.nocow = o->has_nocow && o->nocow}};
 
+    if (hint > UINT32_MAX) {
+        error_set(errp, ERROR_LIMIT, o->filename, "create", "Extent size hint is too large");
+        return false;
+    }
+    t.how.extent_size_hint = hint;
     switch (o->has_preallocation ? o->preallocation : PREALLOC_MODE_OFF) {
     case PREALLOC_MODE_OFF:
-        t.space = FILE_SPACE_SPARSE;
+        t.how.space = FILE_SPACE_SPARSE;
         break;
     case PREALLOC_MODE_FALLOC:
-        t.space = FILE_SPACE_RESERVED;
+        t.how.space = FILE_SPACE_RESERVED;
         break;
     case PREALLOC_MODE_FULL:
-        t.space = FILE_SPACE_FULL;
+        t.how.space = FILE_SPACE_FULL;
         break;
     default:
         error_set(errp, ERROR_UNSUPPORTED, o->filename, "create",
@@ -88,11 +96,29 @@ static bool coroutine_fn format(Edge *e, const BlockDriver *drv, const CreateSpe
         error_set_errno(errp, -ret, drv->name, "create", "Could not empty the file");
         return false;
     }
-    return drv->create(e, spec, errp);
+    if (drv->create(e, spec, errp)) {
+        return true;
+    }
+    /* No image, and it may have filled the disk. */
+    request_begin(&r, REQUEST_WRITE);
+    (void)edge_truncate(e, &r, 0, true);
+    request_end(&r);
+    return false;
+}
+
+static bool coroutine_fn go_on(void *opaque)
+{
+    return job_point(opaque);
 }
 
 static bool coroutine_fn create_qcow2(Job *j, const BlockdevCreateOptionsQcow2 *o, Error **errp)
 {
+    static const CreateSpace spaces[] = {
+        [PREALLOC_MODE_OFF] = CREATE_SPACE_NONE,
+        [PREALLOC_MODE_METADATA] = CREATE_SPACE_METADATA,
+        [PREALLOC_MODE_FALLOC] = CREATE_SPACE_RESERVED,
+        [PREALLOC_MODE_FULL] = CREATE_SPACE_FULL,
+    };
     CreateSpec spec = {
         .size = o->size,
         .backing_file = o->backing_file,
@@ -102,16 +128,13 @@ static bool coroutine_fn create_qcow2(Job *j, const BlockdevCreateOptionsQcow2 *
         .refcount_bits = o->has_refcount_bits ? (uint64_t)o->refcount_bits : 16,
         .lazy_refcounts = o->has_lazy_refcounts && o->lazy_refcounts,
         .zstd = o->has_compression_type && o->compression_type == QCOW2_COMPRESSION_TYPE_ZSTD,
+        .space = spaces[o->has_preallocation ? o->preallocation : PREALLOC_MODE_OFF],
+        .go_on = go_on,
+        .go_on_opaque = j,
     };
     g_autoptr(Node) file = NULL;
     Edge *e;
 
-    if (o->has_preallocation && o->preallocation != PREALLOC_MODE_OFF) {
-        error_set(errp, ERROR_UNSUPPORTED, "qcow2", "create",
-                  "Preallocation mode '%s' is not supported for qcow2 images",
-                  qapi_enum_PreallocMode(o->preallocation));
-        return false;
-    }
     if (o->size % 512) {
         error_set(errp, ERROR_INVALID, "qcow2", "create",
                   "Image size must be a multiple of 512 bytes");

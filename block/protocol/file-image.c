@@ -8,10 +8,13 @@
 #include "block/file.h"
 #include "file-lock.h"
 #include "file-open.h"
+#include "util/log.h"
 #include "util/passed-fd.h"
 #include <errno.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define ZEROES (1024 * 1024)
@@ -33,10 +36,37 @@ static int write_zeroes(int fd, uint64_t size)
     return 0;
 }
 
-static bool give_size(int fd, const char *path, uint64_t size, FileSpace space, Error **errp)
+/* Both are hints: the file systems that do not know them do without. */
+static void give_hints(int fd, const char *path, const FileNew *how)
 {
+    struct fsxattr attr;
+    int flags;
+
+    if (how->nocow && (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 ||
+                       (flags |= FS_NOCOW_FL, ioctl(fd, FS_IOC_SETFLAGS, &flags)) < 0)) {
+        log_debug("%s: cannot switch copying on write off: %s", path, g_strerror(errno));
+    }
+    if (how->extent_size_hint == 0) {
+        return;
+    }
+    if (ioctl(fd, FS_IOC_FSGETXATTR, &attr) == 0) {
+        attr.fsx_xflags |= FS_XFLAG_EXTSIZE;
+        attr.fsx_extsize = how->extent_size_hint;
+        if (ioctl(fd, FS_IOC_FSSETXATTR, &attr) == 0) {
+            return;
+        }
+    }
+    log_debug("%s: cannot set the extent size hint: %s", path, g_strerror(errno));
+}
+
+static bool give_size(int fd, const char *path, uint64_t size, const FileNew *how, Error **errp)
+{
+    FileSpace space = how->space;
     int ret = size > INT64_MAX ? -EFBIG : ftruncate(fd, 0) < 0 ? -errno : 0;
 
+    if (ret == 0) {
+        give_hints(fd, path, how); /* they can be given to an empty file only */
+    }
     if (ret == 0 && space != FILE_SPACE_FULL && ftruncate(fd, size) < 0) {
         ret = -errno;
     }
@@ -86,7 +116,7 @@ static int open_image(const char *path, bool *ret_made)
     return fd;
 }
 
-bool file_image_create(const char *path, uint64_t size, FileSpace space, Error **errp)
+bool file_image_create(const char *path, uint64_t size, const FileNew *how, Error **errp)
 {
     bool made, locks, ok;
     int fd = open_image(path, &made);
@@ -105,7 +135,7 @@ bool file_image_create(const char *path, uint64_t size, FileSpace space, Error *
     if (!ok) {
         made = false; /* somebody uses it already */
     }
-    ok = ok && give_size(fd, path, size, space, errp);
+    ok = ok && give_size(fd, path, size, how, errp);
     if (!ok && made) {
         unlink(path);
     }

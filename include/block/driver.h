@@ -33,6 +33,14 @@ typedef struct ImageFacts {
 void image_facts_clear(ImageFacts *f);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ImageFacts, image_facts_clear)
 
+/* What of a new image is allocated in advance: nothing; its tables, and places for all data; these places reserved; written with zeroes. */
+typedef enum CreateSpace {
+    CREATE_SPACE_NONE,
+    CREATE_SPACE_METADATA,
+    CREATE_SPACE_RESERVED,
+    CREATE_SPACE_FULL,
+} CreateSpace;
+
 /* What a new image shall be. */
 typedef struct CreateSpec {
     uint64_t size;              /* bytes of the virtual disk */
@@ -46,6 +54,10 @@ typedef struct CreateSpec {
     uint64_t refcount_bits; /* any value: what cannot be is an error */
     bool lazy_refcounts;
     bool zstd; /* compression type */
+    CreateSpace space;
+    /* Called between the pieces of long work, in the coroutine that creates; false: stop, it is not wanted any more.  NULL: it always is. */
+    bool coroutine_fn (*go_on)(void *opaque);
+    void *go_on_opaque;
 } CreateSpec;
 
 struct BlockDriver {

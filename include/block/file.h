@@ -132,9 +132,15 @@ bool file_locks_wait(void);
 
 /* How much of its space a new file gets at once. */
 typedef enum FileSpace { FILE_SPACE_SPARSE, FILE_SPACE_RESERVED, FILE_SPACE_FULL } FileSpace;
+/* The last two are hints to the file system, which may not know them: that is no error. */
+typedef struct FileNew {
+    FileSpace space;
+    bool nocow;                /* do not copy what changes to another place */
+    uint32_t extent_size_hint; /* bytes; 0: none */
+} FileNew;
 /* Makes a file of `size` zero bytes, or empties an existing one first; durable when it returns.  Blocks.  Errors: "Could not create '<path>':
  * <reason>", "Could not resize file: <errno>", those of the image lock. */
-bool file_image_create(const char *path, uint64_t size, FileSpace space, Error **errp);
+bool file_image_create(const char *path, uint64_t size, const FileNew *how, Error **errp);
 
 /* Makes durable that `path` is in its directory.  Blocks.  Error: "Could not sync the directory of
  * '<path>': <errno>" */

@@ -139,6 +139,89 @@ def test_qcow2(d, images, options):
             img.check(path)
 
 
+@pytest.mark.parametrize('mode', ['metadata', 'falloc', 'full'])
+@pytest.mark.parametrize('options', [
+    {'size': 10 << 20},
+    {'size': (3 << 20) + 512, 'version': 'v2'},
+    {'size': 1 << 20, 'cluster_size': 512, 'refcount_bits': 64},
+    {'size': 5 << 20, 'cluster_size': 4096, 'refcount_bits': 1, 'lazy_refcounts': True},
+    {'size': 5 << 20, 'cluster_size': 2 << 20},
+    {'size': 0},
+])
+def test_qcow2_preallocation(d, images, mode, options):
+    path, error = qcow2(d, images, preallocation=mode, **options)
+    assert error is None
+    size = options['size']
+    img.check(path)
+    if size:
+        cluster = options.get('cluster_size', 65536)
+        areas = img.map_ranges(path)
+        # A place for everything, one after the other.
+        assert sum(a['length'] for a in areas) == size and all(a['depth'] == 0 and 'offset' in a for a in areas)
+        assert all(b['offset'] == a['offset'] + a['length'] for a, b in zip(areas, areas[1:]))
+        assert areas[0]['offset'] + -(-size // cluster) * cluster == path.stat().st_size, 'and nothing else'
+        assert not any(img.contents(path, size))
+        taken = path.stat().st_blocks * 512
+        assert taken >= size if mode != 'metadata' else taken < size or cluster < 65536
+        if mode == 'full':
+            assert not any(a['zero'] for a in areas)
+        # Writing needs no new place.
+        length = path.stat().st_size
+        img.qemu_io(path, f'write -P 5 0 {size}', f'read -P 5 0 {size}')
+        img.check(path)
+        assert path.stat().st_size == length
+
+
+def test_qcow2_preallocation_large(d, images):
+    """More entries than are written at a time, of each table."""
+    path, error = qcow2(d, images, size=1 << 28, cluster_size=512, refcount_bits=64, preallocation='metadata')
+    assert error is None
+    img.check(path)
+    assert sum(a['length'] for a in img.map_ranges(path)) == 1 << 28
+    path, error = qcow2(d, images, size=1 << 38, preallocation='metadata')
+    assert error is None
+    img.check(path)
+
+
+def test_qcow2_preallocation_is_used(d, images):
+    """The image in use at once, by us."""
+    path, error = qcow2(d, images, size=8 << 20, preallocation='falloc')
+    assert error is None
+    length = path.stat().st_size
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q', 'file': {'driver': 'file', 'filename': str(path)}})
+    d.cmd('blockdev-del', node_name='q')
+    img.check(path)
+    assert path.stat().st_size == length
+
+
+def test_qcow2_preallocation_stopped(d, images):
+    """A long creation can be paused and cancelled; what it took is given back."""
+    path = images / 't.qcow2'
+    path.write_bytes(b'')
+    add_file(d, path, 'file')
+    d.cmd('blockdev-create', {'job-id': 'j', 'options': {'driver': 'qcow2', 'file': 'file', 'size': 4 << 30, 'preallocation': 'full'}})
+    d.cmd('job-pause', id='j')
+    wait_status(d, 'j', 'paused')
+    assert d.cmd('query-jobs')[0]['status'] == 'paused'
+    d.cmd('job-cancel', id='j')
+    wait_status(d, 'j', 'concluded')
+    assert d.cmd('query-jobs')[0]['error'] == 'Operation canceled'
+    d.cmd('job-dismiss', id='j')
+    d.cmd('blockdev-del', node_name='file')
+    assert path.stat().st_size == 0
+
+
+def test_file_hints(d, images):
+    for i, options in enumerate(({'nocow': True}, {'nocow': False, 'extent-size-hint': 0}, {'nocow': True, 'extent-size-hint': 65536},
+                                 {'extent-size-hint': 1, 'preallocation': 'falloc'})):
+        path = images / str(i)
+        assert create(d, {'driver': 'file', 'filename': str(path), 'size': 1 << 20, **options}) is None
+        assert path.stat().st_size == 1 << 20
+    assert create(d, {'driver': 'file', 'filename': str(images / 'x'), 'size': 1, 'extent-size-hint': 1 << 32}) == \
+        'Extent size hint is too large'
+    assert not (images / 'x').exists()
+
+
 def test_qcow2_on_old_contents(d, images):
     path = images / 't.qcow2'
     path.write_bytes(os.urandom(3 << 20))
@@ -165,7 +248,10 @@ def test_qcow2_on_old_contents(d, images):
     ('Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)',
      {'size': 512, 'version': 'v2', 'compression_type': 'zstd'}),
     ('Backing format cannot be used without backing file', {'size': 512, 'backing_fmt': 'raw'}),
-    ("Preallocation mode 'full' is not supported for qcow2 images", {'size': 512, 'preallocation': 'full'}),
+    ('Backing file and preallocation can only be used at the same time if extended_l2 is on',
+     {'size': 512, 'preallocation': 'metadata', 'backing_file': 'b', 'backing_fmt': 'raw'}),
+    ("The image size is too large for file format 'qcow2' (try using a larger cluster size)",
+     {'size': 1 << 36, 'cluster_size': 512, 'refcount_bits': 64, 'preallocation': 'metadata'}),
     ("The image size is too large for file format 'qcow2' (try using a larger cluster size)",
      {'size': 1 << 55, 'cluster_size': 512}),
 ])

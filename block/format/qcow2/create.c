@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Creating an image in which nothing is allocated; version 3 with 16-bit refcounts unless told otherwise.
+ * Creating an image; version 3 with 16-bit refcounts unless told otherwise.
  *
  *   cluster 0        header, extensions, name of the backing file
  *   then             refcount table | refcount blocks | L1 table (all zero: a hole)
+ *   preallocated     ... | L1 table | L2 tables | data, in the order of the disk
+ *
+ * Until the header is there, which is written last, the file is no image.
  *
  * Snapshots of many disks make many images at once, so this writes no more than it must: the beginnings of header, refcount table and
  * first blocks, into a file that truncate has made long enough, and one flush at the end.  Until then nobody knows the file.
@@ -15,12 +18,15 @@
 #include <stdlib.h>
 
 #define DEFAULT_REFCOUNT_BITS 16u
+#define PIECE                 (UINT64_C(1) << 20) /* of tables and data, bytes written at a time */
+#define RESERVE_PIECE         (UINT64_C(1) << 30) /* reserved at a time */
 
 typedef struct Layout {
     unsigned version, cluster_bits, refcount_order;
     uint64_t l1_entries, l1_clusters;
     uint64_t blocks, reft_clusters;
-    uint64_t clusters; /* all */
+    uint64_t l2_tables, data; /* clusters allocated in advance; 0: none */
+    uint64_t clusters;        /* all */
 } Layout;
 
 /* What other values than the defaults may be, and together with which. */
@@ -43,6 +49,10 @@ static bool check_features(const CreateSpec *spec, Layout *l, Error **errp)
                "(use version=v3 or greater)";
     } else if (spec->backing_format && !spec->backing_file) {
         text = "Backing format cannot be used without backing file";
+    } else if (spec->backing_file && spec->space != CREATE_SPACE_NONE) {
+        /* Allocated clusters hide what is below. */
+        text = "Backing file and preallocation can only be used at the same time if extended_l2 is "
+               "on";
     }
     if (text) {
         error_set(errp, ERROR_INVALID, "qcow2", "create", "%s", text);
@@ -54,10 +64,18 @@ static bool check_features(const CreateSpec *spec, Layout *l, Error **errp)
     return true;
 }
 
+static bool too_large(uint64_t cluster, Error **errp)
+{
+    error_set(errp, ERROR_LIMIT, "qcow2", "create",
+              "The image size is too large for file format 'qcow2'%s",
+              cluster < 1u << QCOW2_MAX_CLUSTER_BITS ? " (try using a larger cluster size)" : "");
+    return false;
+}
+
 static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Error **errp)
 {
     uint64_t cluster = spec->cluster_size ? spec->cluster_size : QCOW2_DEFAULT_CLUSTER;
-    uint64_t covers, per_block;
+    uint64_t covers, per_block, content;
     Layout l = {0};
 
     if (cluster & (cluster - 1) || cluster < 1u << QCOW2_MIN_CLUSTER_BITS ||
@@ -72,25 +90,48 @@ static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Erro
     }
     covers = cluster * (cluster / 8);
     if (size > BLOCK_MAX_SIZE || div_up(size, covers) > QCOW2_MAX_L1_BYTES / 8) {
-        error_set(errp, ERROR_LIMIT, "qcow2", "create",
-                  "The image size is too large for file format 'qcow2'%s",
-                  cluster < 1u << QCOW2_MAX_CLUSTER_BITS ? " (try using a larger cluster size)"
-                                                         : "");
-        return false;
+        return too_large(cluster, errp);
     }
     while (UINT64_C(1) << l.cluster_bits < cluster) {
         l.cluster_bits++;
     }
     l.l1_entries = div_up(size, covers);
     l.l1_clusters = div_up(l.l1_entries * 8, cluster);
+    if (spec->space != CREATE_SPACE_NONE) {
+        l.l2_tables = l.l1_entries;
+        l.data = div_up(size, cluster);
+    }
+    content = 1 + l.l1_clusters + l.l2_tables + l.data;
     per_block = cluster * 8 >> l.refcount_order;
     do {
-        l.clusters = 1 + l.reft_clusters + l.blocks + l.l1_clusters;
+        l.clusters = content + l.reft_clusters + l.blocks;
         l.blocks = div_up(l.clusters, per_block);
         l.reft_clusters = div_up(l.blocks * 8, cluster);
-    } while (l.clusters != 1 + l.reft_clusters + l.blocks + l.l1_clusters);
+    } while (l.clusters != content + l.reft_clusters + l.blocks);
+    if (l.reft_clusters << l.cluster_bits > QCOW2_MAX_REFT_BYTES ||
+        l.clusters > QCOW2_MAX_HOST_OFFSET >> l.cluster_bits) {
+        return too_large(cluster, errp);
+    }
     *ret = l;
     return true;
+}
+
+/* Where the parts begin, in clusters. */
+static uint64_t block_cluster(const Layout *l)
+{
+    return 1 + l->reft_clusters;
+}
+static uint64_t l1_cluster(const Layout *l)
+{
+    return block_cluster(l) + l->blocks;
+}
+static uint64_t l2_cluster(const Layout *l)
+{
+    return l1_cluster(l) + l->l1_clusters;
+}
+static uint64_t data_cluster(const Layout *l)
+{
+    return l2_cluster(l) + l->l2_tables;
 }
 
 static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l, uint8_t **ret,
@@ -115,7 +156,7 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
     }
     h.reft_offset = host(cluster);
     h.reft_clusters = l->reft_clusters;
-    h.l1_offset = host(l->l1_entries ? (1 + l->reft_clusters + l->blocks) << l->cluster_bits : 0);
+    h.l1_offset = host(l->l1_entries ? l1_cluster(l) << l->cluster_bits : 0);
     h.l1_size = l->l1_entries;
     h.backing_file = g_strdup(spec->backing_file);
     h.backing_format = spec->backing_file ? g_strdup(spec->backing_format) : NULL;
@@ -153,30 +194,124 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
     return ok;
 }
 
-static int coroutine_fn write_refcounts(Edge *file, Request *r, const Layout *l)
-{
-    uint64_t cluster = UINT64_C(1) << l->cluster_bits, per_block = cluster * 8 >> l->refcount_order;
-    uint64_t first_block = 1 + l->reft_clusters;
-    size_t table_len = (l->blocks * 8 + SECTOR - 1) & ~(size_t)(SECTOR - 1), len;
-    g_autofree uint8_t *table = g_malloc0(table_len), *counts = NULL;
-    int ret;
+/* ---- writing: -ECANCELED: the user does not want it any more ---- */
 
-    for (uint64_t i = 0; i < l->blocks; i++) {
-        put_be64(table + 8 * i, (first_block + i) << l->cluster_bits);
+/* Between two pieces.  It may take long; meanwhile no request is open. */
+static int coroutine_fn go_on(const CreateSpec *spec, Request *r)
+{
+    bool wanted;
+
+    if (!spec->go_on) {
+        return 0;
     }
-    ret = edge_pwrite(file, r, guest(cluster), table, table_len, 0);
-    if (ret < 0) {
-        return ret;
+    request_end(r);
+    wanted = spec->go_on(spec->go_on_opaque);
+    request_begin(r, REQUEST_WRITE);
+    return wanted ? 0 : -ECANCELED;
+}
+
+/* A table from cluster `at` on, whose entries point to the clusters from `first` on, one after the other. */
+static int coroutine_fn write_table(Edge *file, Request *r, const CreateSpec *spec, const Layout *l,
+                                    uint64_t at, uint64_t entries, uint64_t first, uint64_t flags)
+{
+    uint64_t offset = at << l->cluster_bits;
+    size_t len = (MIN(entries * 8, PIECE) + SECTOR - 1) & ~(size_t)(SECTOR - 1);
+    g_autofree uint8_t *piece = g_malloc(len);
+
+    for (uint64_t i = 0; i < entries;) {
+        uint64_t n = MIN(entries - i, len / 8);
+        int ret;
+
+        memset(piece, 0, len);
+        for (uint64_t k = 0; k < n; k++, i++) {
+            put_be64(piece + 8 * k, ((first + i) << l->cluster_bits) | flags);
+        }
+        n = (n * 8 + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+        ret = edge_pwrite(file, r, guest(offset), piece, n, 0);
+        offset += n;
+        if (ret == 0 && i < entries) {
+            ret = go_on(spec, r);
+        }
+        if (ret < 0) {
+            return ret;
+        }
     }
-    /* The blocks are neighbours: one piece. */
-    len = (l->clusters / per_block) * cluster +
-          (((((l->clusters % per_block) << l->refcount_order) + 7) / 8 + SECTOR - 1) &
-           ~(size_t)(SECTOR - 1));
-    counts = g_malloc0(len);
-    for (uint64_t c = 0; c < l->clusters; c++) {
-        refcount_put(counts + c / per_block * cluster, l->refcount_order, c % per_block, 1);
+    return 0;
+}
+
+/* Every cluster is used once.  The blocks are neighbours, and so are their counts. */
+static int coroutine_fn write_counts(Edge *file, Request *r, const CreateSpec *spec,
+                                     const Layout *l)
+{
+    uint64_t offset = block_cluster(l) << l->cluster_bits;
+    uint64_t per_piece = PIECE * 8 >> l->refcount_order;
+    size_t len = (((MIN(l->clusters, per_piece) << l->refcount_order) + 7) / 8 + SECTOR - 1) &
+                 ~(size_t)(SECTOR - 1);
+    g_autofree uint8_t *piece = g_malloc(len);
+
+    for (uint64_t c = 0; c < l->clusters;) {
+        uint64_t n = MIN(l->clusters - c, per_piece), bytes;
+        int ret;
+
+        memset(piece, 0, len);
+        for (uint64_t k = 0; k < n; k++) {
+            refcount_put(piece, l->refcount_order, k, 1);
+        }
+        bytes = (((n << l->refcount_order) + 7) / 8 + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+        ret = edge_pwrite(file, r, guest(offset), piece, bytes, 0);
+        offset += bytes;
+        c += n;
+        if (ret == 0 && c < l->clusters) {
+            ret = go_on(spec, r);
+        }
+        if (ret < 0) {
+            return ret;
+        }
     }
-    return edge_pwrite(file, r, guest(first_block << l->cluster_bits), counts, len, 0);
+    return 0;
+}
+
+/* The space of the data, which reads as zeroes already. */
+static int coroutine_fn take_space(Edge *file, Request *r, const CreateSpec *spec, const Layout *l)
+{
+    uint64_t at = data_cluster(l) << l->cluster_bits, end = l->clusters << l->cluster_bits;
+    bool full = spec->space == CREATE_SPACE_FULL;
+    g_autofree uint8_t *zeroes = full ? g_malloc0(PIECE) : NULL;
+
+    while (at < end) {
+        uint64_t n = MIN(end - at, full ? PIECE : RESERVE_PIECE);
+        int ret = go_on(spec, r);
+
+        if (ret == 0) {
+            ret = full ? edge_pwrite(file, r, guest(at), zeroes, n, 0)
+                       : edge_pwrite_zeroes(file, r, guest(at), n, 0);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        at += n;
+    }
+    return 0;
+}
+
+static int coroutine_fn write_parts(Edge *file, Request *r, const CreateSpec *spec, const Layout *l)
+{
+    int ret = write_table(file, r, spec, l, 1, l->blocks, block_cluster(l), 0);
+
+    if (ret == 0) {
+        ret = write_counts(file, r, spec, l);
+    }
+    if (ret == 0) {
+        ret =
+            write_table(file, r, spec, l, l1_cluster(l), l->l2_tables, l2_cluster(l), ENTRY_COPIED);
+    }
+    if (ret == 0) {
+        ret = write_table(file, r, spec, l, l2_cluster(l), l->data, data_cluster(l), ENTRY_COPIED);
+    }
+    if (ret == 0 && (spec->space == CREATE_SPACE_RESERVED || spec->space == CREATE_SPACE_FULL)) {
+        ret = take_space(file, r, spec, l);
+    }
+    return ret;
 }
 
 bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp)
@@ -197,7 +332,7 @@ bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp)
     request_begin(&r, REQUEST_WRITE);
     ret = edge_truncate(file, &r, l.clusters << l.cluster_bits, false);
     if (ret == 0) {
-        ret = write_refcounts(file, &r, &l);
+        ret = write_parts(file, &r, spec, &l);
     }
     if (ret == 0) {
         ret = edge_pwrite(file, &r, guest(0), header, header_len, 0);
