@@ -333,6 +333,8 @@ static GPtrArray *complete(const char *text)
     return words;
 }
 
+static GPtrArray *consoles; /* Session *: like those of QMP they live as long as the process */
+
 bool hmp_monitor_new(Chardev *c, Error **errp)
 {
     Session *s = g_new0(Session, 1);
@@ -347,5 +349,9 @@ bool hmp_monitor_new(Chardev *c, Error **errp)
         return false;
     }
     chardev_set_raw(c);
+    if (!consoles) {
+        consoles = g_ptr_array_new();
+    }
+    g_ptr_array_add(consoles, s);
     return true;
 }
