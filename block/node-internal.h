@@ -53,8 +53,13 @@ NodeFlags node_flags(const Node *n);
 void node_set_flags(Node *n, const NodeFlags *f);
 /* Fills in what a child that is defined in place has from its parent. */
 void options_inherit(struct BlockdevOptions *o, const NodeFlags *parent, EdgeRole role);
+
+/* ---- filename.c ---- */
+
 /* Formats and filters: n->filename, if it is not set. */
 void node_set_filename(Node *n);
+/* `backing` was opened because the header of n says `name`. */
+void node_set_header_backing(Node *n, const char *name, Node *backing);
 
 /* ---- perm.c ---- */
 

@@ -136,6 +136,8 @@ static void node_free(Node *n)
     qapi_free_BlockdevOptions(n->options);
     qapi_free_BlockdevOptions(n->given);
     g_free(n->filename);
+    g_free(n->header_backing);
+    g_free(n->header_backing_shown);
     g_free(n->name);
     g_free(n->state);
     free(n);

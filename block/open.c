@@ -113,31 +113,6 @@ static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **e
     return true;
 }
 
-/* For people and for backing strings. */
-void node_set_filename(Node *n)
-{
-    const BlockdevOptions *o = n->options;
-
-    if (n->filename || !n->file) {
-        return;
-    }
-    if (o->driver == BLOCKDEV_DRIVER_RAW && (o->u.raw.has_offset || o->u.raw.has_size)) {
-        GString *s = g_string_new("json:{\"driver\": \"raw\"");
-
-        if (o->u.raw.has_offset) {
-            g_string_append_printf(s, ", \"offset\": %" G_GINT64_FORMAT, o->u.raw.offset);
-        }
-        if (o->u.raw.has_size) {
-            g_string_append_printf(s, ", \"size\": %" G_GINT64_FORMAT, o->u.raw.size);
-        }
-        g_string_append_printf(s, ", \"file\": {\"driver\": \"%s\", \"filename\": \"%s\"}}",
-                               n->file->target->driver->name, n->file->target->filename);
-        n->filename = g_string_free(s, false);
-        return;
-    }
-    n->filename = g_strdup(n->file->target->filename);
-}
-
 /* options: with what is inherited; given: without. */
 static Node *coroutine_fn open_node(const BlockdevOptions *options, const BlockdevOptions *given,
                                     unsigned flags, const void *reserver, Node *opened_by,
@@ -343,29 +318,6 @@ bool coroutine_fn node_open_child(Node *n, const BlockdevRef *ref, const char *n
 
 /* ---- backing files that headers name ---- */
 
-char *filename_resolve(const char *relative_to, const char *name)
-{
-    g_autofree char *dir = NULL;
-
-    if (g_path_is_absolute(name) || g_str_has_prefix(name, "json:")) {
-        return g_strdup(name);
-    }
-    if (g_str_has_prefix(name, "file:")) {
-        return filename_resolve(relative_to, name + strlen("file:"));
-    }
-    if (!relative_to || strchr(name, ':')) {
-        /* With a protocol prefix, or nothing to be relative to. */
-        const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
-
-        if (!relative_to || !slash || colon < slash) {
-            return g_strdup(name);
-        }
-    }
-    dir = g_path_get_dirname(relative_to);
-    return strcmp(dir, ".") == 0 && relative_to[0] != '.' ? g_strdup(name)
-                                                          : g_build_filename(dir, name, NULL);
-}
-
 static bool same_file(const char *a, const char *b)
 {
     g_autofree char *ra = realpath(a, NULL), *rb = realpath(b, NULL);
@@ -474,6 +426,7 @@ static bool coroutine_fn open_from_header(Node *n, const char *file, const char 
     if (o) {
         child = open_below(n, o, EDGE_COW, errp);
         if (child) {
+            node_set_header_backing(n, file, child);
             return attach_child(n, child, "backing", EDGE_COW, errp);
         }
     }

@@ -12,6 +12,7 @@
  * leaving (in the lists still), and nodes have a `reopening`, which says what they will be.  A coroutine can be suspended while locks are taken: updates of the graph follow each other
  * (update_lock).
  */
+#include "block/count.h"
 #include "block/reopen.h"
 #include "node-internal.h"
 #include <string.h>
@@ -271,17 +272,57 @@ void perm_plan_end(PermPlan *p)
     g_free(p);
 }
 
+/* The nodes that lose their last writer by the plan; referenced. */
+static GPtrArray *losing_writers(const PermPlan *p)
+{
+    const unsigned writing = PERM_WRITE | PERM_WRITE_UNCHANGED;
+    GPtrArray *nodes = g_ptr_array_new_with_free_func((GDestroyNotify)node_unref);
+
+    for (guint i = 0; i < p->order->len; i++) {
+        const PlanNode *pn = g_ptr_array_index(p->order, i);
+
+        if (pn->node->driver->writers_gone && pn->node->refs > 0 && (pn->node->perm & writing) &&
+            !(pn->perm & writing)) {
+            g_ptr_array_add(nodes, node_ref(pn->node));
+        }
+    }
+    return nodes;
+}
+
+/* Without the lock: storage may take its time. */
+static void coroutine_fn tell_writers_gone(const GPtrArray *nodes)
+{
+    for (guint i = 0; i < nodes->len; i++) {
+        Node *n = g_ptr_array_index(nodes, i);
+        Request r;
+
+        if (n->reopening || atomic_load(&n->read_only)) {
+            continue; /* it is seen to there */
+        }
+        request_begin(&r, REQUEST_WRITE);
+        count_begin(n, r.slot, REQUEST_WRITE);
+        n->driver->writers_gone(n, &r);
+        count_end(n, r.slot, REQUEST_WRITE);
+        request_end(&r);
+    }
+}
+
 static bool coroutine_fn perm_update(Node *n, bool check, Error **errp)
 {
     PermPlan *p = perm_plan_begin();
+    g_autoptr(GPtrArray) idle = NULL;
     bool ok;
 
     perm_plan_add(p, n);
     ok = plan_prepare(p, check, errp);
     if (ok) {
+        idle = losing_writers(p);
         plan_apply(p);
     }
     perm_plan_end(p);
+    if (idle) {
+        tell_writers_gone(idle);
+    }
     return ok;
 }
 

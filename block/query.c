@@ -49,7 +49,6 @@ static ImageInfo *image_info(Node *n, bool flat, Error **errp)
     if (n->driver->facts && !n->driver->facts(n, &f, errp)) {
         return NULL;
     }
-    i->filename = g_strdup(n->filename);
     i->format = g_strdup(n->driver->name);
     i->virtual_size = atomic_load(&n->size);
     i->has_dirty_flag = true;
@@ -70,7 +69,7 @@ static ImageInfo *image_info(Node *n, bool flat, Error **errp)
     i->compressed = f.compressed;
     if (f.backing_file) {
         i->backing_filename = g_strdup(f.backing_file);
-        i->full_backing_filename = filename_resolve(n->filename, f.backing_file);
+        i->full_backing_filename = filename_full(n, f.backing_file);
         i->backing_filename_format = g_strdup(f.backing_format);
     }
     i->format_specific = g_steal_pointer(&f.specific);
@@ -81,6 +80,9 @@ static ImageInfo *image_info(Node *n, bool flat, Error **errp)
             return NULL;
         }
     }
+    i->filename =
+        flat ? node_shown_filename(n)
+             : node_shown_filename_over(n, i->backing_image ? i->backing_image->filename : NULL);
     return g_steal_pointer(&i);
 }
 
@@ -111,13 +113,18 @@ BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp)
     g_autoptr(BlockDeviceInfo) i = g_new0(BlockDeviceInfo, 1);
     Node *backing = backing_of(n);
 
-    i->file = g_strdup(n->filename);
+    i->image = image_info(n, flat, errp);
+    if (!i->image) {
+        return NULL;
+    }
+    i->file = g_strdup(i->image->filename);
     i->node_name = g_strdup(n->name);
     i->ro = atomic_load(&n->read_only);
     i->drv = g_strdup(n->driver->name);
     i->active = true;
     if (backing) {
-        i->backing_file = g_strdup(backing->filename);
+        i->backing_file = i->image->backing_image ? g_strdup(i->image->backing_image->filename)
+                                                  : node_shown_filename(backing);
         for (Node *b = backing; b && !flat; b = backing_of(b)) {
             i->backing_file_depth++;
         }
@@ -133,6 +140,5 @@ BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp)
     i->cache->writeback = true;
     i->cache->direct = n->cache_direct;
     i->cache->no_flush = n->cache_no_flush;
-    i->image = image_info(n, flat, errp);
-    return i->image ? g_steal_pointer(&i) : NULL;
+    return g_steal_pointer(&i);
 }

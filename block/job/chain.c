@@ -55,14 +55,15 @@ Node *chain_overlay(Node *top, const Node *n)
     return top;
 }
 
-static bool same_name(const Node *overlay, const Node *n, const char *name)
+static bool same_name(const Node *overlay, Node *n, const char *name)
 {
-    g_autofree char *full = NULL, *a = NULL, *b = NULL;
+    g_autofree char *shown = NULL, *full = NULL, *a = NULL, *b = NULL;
 
     if (!n->filename) {
         return false;
     }
-    if (strcmp(n->filename, name) == 0) {
+    shown = node_shown_filename(n);
+    if (strcmp(n->filename, name) == 0 || g_strcmp0(shown, name) == 0) {
         return true;
     }
     full = filename_resolve(overlay->filename, name);
@@ -243,6 +244,9 @@ bool coroutine_fn chain_write_backing(Node *n, const Node *backing, const char *
         return false;
     }
     ok = n->driver->set_backing_string(n, name, name ? format : NULL, errp);
+    if (ok) {
+        g_clear_pointer(&n->header_backing, g_free); /* nothing was opened by this name */
+    }
     if (was_read_only && !node_set_read_only(n, &err)) {
         log_warn("%s: stays open for writing: %s", n->name, err->message);
     }

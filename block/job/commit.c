@@ -325,6 +325,7 @@ static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_to
                        Error **errp)
 {
     Node *device = find_device(a->device, errp), *top, *base;
+    g_autofree char *shown = NULL;
 
     if (!device) {
         return false;
@@ -335,6 +336,7 @@ static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_to
         return false;
     }
     top = device;
+    shown = node_shown_filename(device);
     if (a->top_node) {
         top = chain_lookup(a->top_node, errp);
         if (!top) {
@@ -343,7 +345,8 @@ static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_to
         if (!chain_contains(device, top)) {
             return not_in_chain(top, errp);
         }
-    } else if (a->top && g_strcmp0(device->filename, a->top) != 0) {
+    } else if (a->top && g_strcmp0(device->filename, a->top) != 0 &&
+               g_strcmp0(shown, a->top) != 0) {
         top = chain_find_file(device, a->top);
         if (!top) {
             error_set(errp, ERROR_NOT_FOUND, a->device, "commit", "Top image file %s not found",

@@ -563,6 +563,9 @@ static void coroutine_fn switch_node(Item *i)
         g_clear_pointer(&n->filename, g_free);
         node_set_filename(n);
     }
+    if (i->r.new_file) {
+        g_clear_pointer(&n->header_backing, g_free); /* another header's */
+    }
 }
 
 static void coroutine_fn switch_all(Set *s)

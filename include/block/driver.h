@@ -109,6 +109,10 @@ struct BlockDriver {
      * driver is as before.  NULL: nothing to do. */
     bool coroutine_fn (*rw_begin)(Node *n, Error **errp);
 
+    /* The last parent that could write has gone; there may be others soon, or already.  For giving back what was set aside for them.  r is a
+     * request in n, which keeps n as it is.  Not called for a node that is read-only by then or being reopened. */
+    void coroutine_fn (*writers_gone)(Node *n, Request *r);
+
     /* From memory, or by a call like fstat(2): must not suspend, or a query could show two states of the graph (T1). */
     bool (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
 

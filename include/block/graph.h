@@ -34,6 +34,12 @@ bool coroutine_fn node_wait_unreserved(Node *n, Error **errp);
 /* "file.qcow2" of "/dir/file.qcow2" is resolved against `relative_to`'s directory; absolute names and names with a protocol
  * prefix stay.  Freed by the caller. */
 char *filename_resolve(const char *relative_to, const char *name);
+/* The same for a name in the header of n, for people: an absolute "file:/x" stays as it is.  Freed by the caller. */
+char *filename_full(const Node *n, const char *name);
+/* What queries call n: a name that opens the same disk again, "json:{…}" if need be.  NULL: nothing does.  Freed by the caller. */
+char *node_shown_filename(Node *n);
+/* The same for who knows it of n's backing node (NULL: there is none) and goes through a long chain. */
+char *node_shown_filename_over(Node *n, const char *backing_shown);
 
 /* Makes n read-only, given up for writing down to the file: ro_prepare, then ro_commit or ro_abort, over the subtree that n
  * alone uses. */

@@ -164,7 +164,9 @@ struct Node {
     Node *opened_by;               /* the node whose options define this one in place; NULL: none */
     struct Reopen *reopening;      /* while it is reopened: what it will be (reopen.h) */
     Node *opening_for;             /* while it opens: the node whose backing it will be */
-    char *filename; /* for people and backing strings; "json:{…}" where no plain name says it */
+    char *filename; /* plain name, see filename.c; "json:{…}" where there is none */
+    char *header_backing;       /* the header's name by which the backing was opened; NULL: it was not ... */
+    char *header_backing_shown; /* ... and what the node was called */
     GPtrArray *bitmaps; /* UserBitmap *, of its users (bitmaps.h); NULL: none */
     unsigned refs;
     unsigned perm, shared; /* cumulative, N2 */

@@ -6,6 +6,7 @@ Words
          chain disk0-b -> disk0-a -> disk0, and gives all overlays their name, so names do not grow from snapshot to snapshot.
   top    the node of a chain that is nobody's backing image, which is where the next overlay goes.
 """
+import json
 import os
 
 from .errors import UsageError
@@ -75,13 +76,24 @@ def fill(pattern, fields, option):
         raise UsageError(f"{option}: '{pattern}' is no pattern ({e}); there are {', '.join('{%s}' % f for f in FIELDS)}") from e
 
 
+def plain_name(node):
+    """The name of the file that an image is in; '' if there is none."""
+    name = node.get('file') or ''
+    if name.startswith('json:'):
+        options = json.loads(name[len('json:'):])
+        while 'filename' not in options and isinstance(options.get('file'), dict):
+            options = options['file']
+        name = options.get('filename', '')
+    return name
+
+
 def snapshot_actions(nodes, chosen, group, args):
     """Actions of a transaction that puts an overlay on each."""
     actions, files = [], {}
     for name in chosen:
         disk = nodes.disk(name)
-        own = nodes.by_name[name].get('file') or ''
-        first = nodes.by_name[disk].get('file') or own
+        own = plain_name(nodes.by_name[name])
+        first = plain_name(nodes.by_name[disk]) or own
         if (not os.path.isabs(own) or not os.path.isabs(first)) and not args.file:
             raise UsageError(f"'{name}' has no file name to derive the overlay's from: say --file")
         stem = os.path.basename(first)

@@ -298,7 +298,7 @@ def test_history(terminal):
 def test_completion_lists_and_completes_devices(terminal):
     terminal.sock.sendall(b'info block disk\t')
     terminal.wait(b'(qemu) info block disk')
-    assert 'disk0: null-co://' in terminal.run('0\r')
+    assert 'disk0: json:{"driver": "null-co", "size": 1048576}' in terminal.run('0\r')
     assert 'block_job_cancel: block device name expected' in terminal.run('block_job_ca\t\r')
 
 

@@ -285,3 +285,36 @@ def test_holes_stay_holes(daemon, images):
     assert sum(r['length'] for r in data) == 5 * MIB, data
     assert base.stat().st_blocks * 512 < 16 * MIB
     img.qemu_io(over, 'read -P 0 0 4M', 'read -P 9 4M 4M', 'read -P 7 512G 1M', 'read -P 0 100G 8M', read_only=True)
+
+
+def test_base_that_stays_writable_does_not_stay_longer(daemon, images):
+    """The file is grown ahead of what is written; the rest is given back when the job does not write any more."""
+    base, mid, top = (images / f'{n}.qcow2' for n in ('base', 'mid', 'top'))
+    img.create(base, '64M')
+    img.create(mid, backing=base)
+    img.create(top, backing=mid)
+    img.run('qemu-io', '-c', 'write -P 0x55 1M 1M', mid)
+    d = daemon()
+    below = None
+    for path in (base, mid, top):
+        d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': path.stem, 'file': {'driver': 'file', 'filename': str(path)}, 'backing': below})
+        below = path.stem
+    commit(d, device='top', top_node='mid', base_node='base')
+    finish(d)
+    assert not nodes(d)['base']['ro']
+    assert base.stat().st_size <= mid.stat().st_size + 2 * 65536
+    # And it is written to again.
+    d.cmd('blockdev-del', {'node-name': 'top'})
+    d.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': str(images / 'nbd')}}})
+    for i in range(3):
+        d.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'base', 'writable': True})
+        before = base.stat().st_size
+        img.run('qemu-io', '-f', 'raw', '-c', f'write -P {0x60 + i} {4 + i}M 1M', f'nbd+unix:///base?socket={images}/nbd')
+        assert base.stat().st_size > before + MIB
+        d.cmd('block-export-del', {'id': 'e', 'mode': 'hard'})
+        d.qmp.event('BLOCK_EXPORT_DELETED')
+        d.qmp.events.clear()
+        assert base.stat().st_size <= before + MIB + 2 * 65536
+    d.stop()
+    img.check(base)
+    img.run('qemu-io', '-c', 'read -P 0x55 1M 1M', *(a for i in range(3) for a in ('-c', f'read -P {0x60 + i} {4 + i}M 1M')), base)

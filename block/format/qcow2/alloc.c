@@ -8,6 +8,7 @@
  *   - from a hole below the tail, if low_hint says that there may be one; each refill looks into one refcount block only, so
  *     that nobody waits for the whole table to be read;
  *   - else at the tail, where nothing is in use; the file is grown over the whole run at once, which makes the run fresh.
+ *     What is left of it is cut off when nobody writes to the node any more.
  *
  * Storage that cannot grow (a device) is searched completely before the answer is ENOSPC.
  *
@@ -41,20 +42,6 @@ int coroutine_fn file_grow(Qcow2 *q, Request *r, uint64_t bytes)
         q->grown_from = size;
     }
     return ret == -ENOTSUP ? -ENOSPC : ret;
-}
-
-void coroutine_fn file_trim(Qcow2 *q, Request *r)
-{
-    uint64_t end = MAX(q->grown_from, q->max_tail << q->cluster_bits);
-
-    if (q->grown && end < edge_size(q->file, r)) {
-        int ret = edge_truncate(q->file, r, end, true);
-
-        if (ret < 0) {
-            log_info("%s: could not cut the unused end off the image file: %s", q->node->name,
-                     g_strerror(-ret));
-        }
-    }
 }
 
 /* ---- the run ---- */
@@ -106,6 +93,36 @@ void coroutine_fn alloc_restart(Qcow2 *q)
     put_run_back(q);
     q->grown = false;
     co_mutex_unlock(&q->alloc_lock);
+}
+
+void coroutine_fn file_trim(Qcow2 *q, Request *r)
+{
+    uint64_t end;
+    int ret;
+
+    co_mutex_lock(&q->alloc_lock);
+    /* With the run gone, nobody gets a cluster before the lock is free again. */
+    put_run_back(q);
+    end = MAX(q->grown_from, q->max_tail << q->cluster_bits);
+    if (q->grown && end < edge_size(q->file, r)) {
+        ret = edge_truncate(q->file, r, end, true);
+        if (ret < 0) {
+            log_info("%s: could not cut the unused end off the image file: %s", q->node->name,
+                     g_strerror(-ret));
+        } else {
+            q->tail = MIN(q->tail, div_up(end, q->cluster_size));
+        }
+    }
+    co_mutex_unlock(&q->alloc_lock);
+}
+
+void coroutine_fn qcow2_writers_gone(Node *n, Request *r)
+{
+    Qcow2 *q = qcow2_of(n);
+
+    if (!atomic_load(&q->corrupt)) {
+        file_trim(q, r);
+    }
 }
 
 /* The first free clusters of [from, end), all in block b; *ret_end == *ret_start: none. */

@@ -299,6 +299,7 @@ const BlockDriver driver_qcow2 = {
     .child_perm = format_child_perm,
     .ro_commit = qcow2_ro_commit,
     .rw_begin = qcow2_rw_begin,
+    .writers_gone = qcow2_writers_gone,
     .facts = qcow2_facts,
     .set_backing_string = qcow2_set_backing_string,
     .create = qcow2_create,

@@ -316,8 +316,9 @@ int coroutine_fn clusters_alloc_exact(Qcow2 *q, Request *r, uint64_t count,
 void coroutine_fn clusters_unalloc(Qcow2 *q, Request *r, ClusterIndex first, uint64_t count);
 /* An image that was given up for writing is written to again: nothing is taken from what the file was cut off by. */
 void coroutine_fn alloc_restart(Qcow2 *q);
-/* Lets the file end where the used clusters end, if we grew it. */
+/* Lets the file end where the used clusters end, if we grew it.  Takes alloc_lock; requests may run. */
 void coroutine_fn file_trim(Qcow2 *q, Request *r);
+void coroutine_fn qcow2_writers_gone(Node *n, Request *r);
 
 /* ---- corruption (overlap.c) ---- */
 
