@@ -17,9 +17,9 @@ struct BlockExportInfoList;
 
 /* What a protocol provides. */
 typedef struct ExportDriver {
-    const char *name; /* as in BlockExportType */
+    const char *name;  /* as in BlockExportType */
     bool many_threads; /* can use more than one I/O thread */
-    size_t size;      /* of the structure that begins with Export */
+    size_t size;       /* of the structure that begins with Export */
     /* The edge is attached; starts serving. */
     bool coroutine_fn (*create)(Export *e, const struct BlockExportOptions *options, Error **errp);
     /* Clients connected now. */

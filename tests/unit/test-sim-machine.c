@@ -541,15 +541,9 @@ static void test_save_load(void)
     g_assert_cmpint(size, ==, (1 << 20) * S);
     g_assert_true(simmachine_rebuild(m, simmachine_time(m), 0, "e", again, &err));
     {
-        char *argv[] = {(char *)"qemu-img",
-                        (char *)"compare",
-                        (char *)"-f",
-                        (char *)"raw",
-                        (char *)"-F",
-                        (char *)"raw",
-                        path,
-                        again,
-                        NULL};
+        char *argv[] = {
+            (char *)"qemu-img", (char *)"compare", (char *)"-q", (char *)"-f", (char *)"raw",
+            (char *)"-F",       (char *)"raw",     path,         again,        NULL};
         int status;
 
         g_assert_true(g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL,

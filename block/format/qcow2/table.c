@@ -164,9 +164,8 @@ static int coroutine_fn write_copy(void *opaque)
 {
     CopyPiece *p = opaque;
 
-    return edge_pwrite(p->q->file, p->r,
-                       host_to_child(host_add(p->copy->offset, p->copy->from)), p->copy->data,
-                       p->copy->bytes, 0);
+    return edge_pwrite(p->q->file, p->r, host_to_child(host_add(p->copy->offset, p->copy->from)),
+                       p->copy->data, p->copy->bytes, 0);
 }
 
 int coroutine_fn copies_write(Qcow2 *q, Request *r, TableCopies *c)
