@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lib import images as img
-from lib.daemon import SLOW, Daemon, daemon_binary
+from lib.daemon import MEASURED, SLOW, Daemon, daemon_binary
 from lib.qmp import Qmp, QmpClosed, QmpTimeout
 
 MIB = 1 << 20
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def d(daemon):
-    return daemon()
+    return daemon(env=MEASURED)
 
 
 def raw_reply(qmp, text):
@@ -213,7 +213,7 @@ def test_limits(d):
 
 def test_client_that_does_not_read(daemon, images):
     """It is not served on while its replies wait; others are, and what is kept for it is bounded.  When it reads, it gets them all."""
-    d = daemon('--chardev', f'socket,id=m2,path={images}/m2,server=on,wait=off', '--monitor', 'm2')
+    d = daemon('--chardev', f'socket,id=m2,path={images}/m2,server=on,wait=off', '--monitor', 'm2', env=MEASURED)
     d.cmd('query-qmp-schema')
     before = memory(d)
     with Qmp(str(images / 'm2'), timeout=60 * SLOW) as lazy:
