@@ -18,6 +18,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+static char *unnamed_describe(void *opaque)
+{
+    (void)opaque;
+    return g_strdup("an unnamed block device");
+}
+
+static char *unnamed_name(void *opaque)
+{
+    (void)opaque;
+    return g_strdup("");
+}
+
+const EdgeOwner edge_owner_unnamed = {.describe = unnamed_describe, .name = unnamed_name};
+
 static void link_parent(Edge *e, Node *n)
 {
     e->target = node_ref(n);

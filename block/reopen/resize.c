@@ -17,20 +17,6 @@
 
 #define SHRINK_WAIT_NS (10 * INT64_C(1000000000))
 
-static char *describe(void *opaque)
-{
-    (void)opaque;
-    return g_strdup("an unnamed block device");
-}
-
-static char *no_name(void *opaque)
-{
-    (void)opaque;
-    return g_strdup("");
-}
-
-static const EdgeOwner owner = {.describe = describe, .name = no_name};
-
 static bool check(const Node *n, int64_t size, Error **errp)
 {
     if (size < 0) {
@@ -171,9 +157,9 @@ bool coroutine_fn block_resize(const char *device, const char *node_name, int64_
             return false;
         }
     }
-    e = check(n, size, errp)
-            ? edge_attach(n, NULL, &owner, NULL, "root", EDGE_ROOT, PERM_RESIZE, PERM_ALL, errp)
-            : NULL;
+    e = check(n, size, errp) ? edge_attach(n, NULL, &edge_owner_unnamed, NULL, "root", EDGE_ROOT,
+                                           PERM_RESIZE, PERM_ALL, errp)
+                             : NULL;
     ok = e && resize(e, size, errp);
     if (e) {
         edge_detach(e);

@@ -64,6 +64,9 @@ typedef struct EdgeOwner {
     void (*resized)(void *opaque);
 } EdgeOwner;
 
+/* A user without a name: "an unnamed block device". */
+extern const EdgeOwner edge_owner_unnamed;
+
 struct Edge {
     /* ---- any thread ---- */
     _Atomic(Node *) node;      /* where requests go ... */

@@ -52,20 +52,6 @@ static void print(const char *fmt, ...)
 
 /* ---- targets ---- */
 
-static char *describe(void *opaque)
-{
-    (void)opaque;
-    return g_strdup("an unnamed block device");
-}
-
-static char *no_name(void *opaque)
-{
-    (void)opaque;
-    return g_strdup("");
-}
-
-static const EdgeOwner owner = {.describe = describe, .name = no_name};
-
 /* b: NULL, or the backend that is meant. */
 static Target *coroutine_fn target_open(Backend *b, const char *name, Error **errp)
 {
@@ -85,8 +71,8 @@ static Target *coroutine_fn target_open(Backend *b, const char *name, Error **er
                       "Cannot find device='%s' nor node-name='%s'", name, name);
             return NULL;
         }
-        e = edge_attach(n, NULL, &owner, (void *)&owner, "root", EDGE_ROOT, PERM_NONE, PERM_ALL,
-                        errp);
+        e = edge_attach(n, NULL, &edge_owner_unnamed, (void *)&edge_owner_unnamed, "root",
+                        EDGE_ROOT, PERM_NONE, PERM_ALL, errp);
         if (!e) {
             return NULL;
         }
