@@ -168,10 +168,9 @@ struct Node {
     struct Reopen *reopening;      /* while it is reopened: what it will be (reopen.h) */
     Node *opening_for;             /* while it opens: the node whose backing it will be */
     char *filename; /* plain name, see filename.c; "json:{…}" where there is none */
-    char *
-        header_backing; /* the header's name by which the backing was opened; NULL: it was not ... */
-    char *header_backing_shown; /* ... and what the node was called */
-    GPtrArray *bitmaps;         /* UserBitmap *, of its users (bitmaps.h); NULL: none */
+    /* The header's name by which the backing was opened (NULL: it was not), and what the node was called. */
+    char *header_backing, *header_backing_shown;
+    GPtrArray *bitmaps; /* UserBitmap *, of its users (bitmaps.h); NULL: none */
     unsigned refs;
     unsigned perm, shared; /* cumulative, N2 */
     GPtrArray *parents;    /* Edge *, target == this */

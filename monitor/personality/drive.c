@@ -344,8 +344,8 @@ static bool coroutine_fn insert(Backend *b, BlockdevOptions *options, Error **er
     Node *n;
     bool ok;
 
-    asked->has_auto_read_only =
-        false; /* a drive's default: it is opened for writing if that can be */
+    /* A drive's default: it is opened for writing if that can be. */
+    asked->has_auto_read_only = false;
     if (!superseded_check(asked, &instead, errp)) {
         return false;
     }
