@@ -61,6 +61,9 @@ char *secret_lookup_utf8(const char *id, Error **errp)
         return NULL;
     }
     data = g_bytes_get_data(b, &len);
+    if (!data) {
+        return g_strdup(""); /* an empty secret has no bytes */
+    }
     if (!g_utf8_validate(data, len, NULL)) {
         error_set(errp, ERROR_INVALID, id, "secret", "Data from secret %s is not valid UTF-8", id);
         return NULL;

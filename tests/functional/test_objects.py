@@ -135,6 +135,13 @@ def test_secrets(d, images):
     assert 'Unable to read serial key' in d.qmp.error('object-add', {'qom-type': 'secret_keyring', 'id': 'k', 'serial': 1})
 
 
+def test_empty_secret(d, pki):
+    """It is a password like any other: a key without one does not mind."""
+    add(d, 'secret', 'empty', data='')
+    assert d.cmd('qom-get', {'path': '/objects/empty', 'property': 'data'}) == ''
+    add(d, 'tls-creds-x509', 'tls', dir=str(pki / 'server'), endpoint='server', passwordid='empty')
+
+
 # ---- TLS ----
 
 class Server:
