@@ -23,6 +23,29 @@ void user_bitmap_free(UserBitmap *b)
     }
 }
 
+bool user_bitmap_check(const UserBitmap *b, const Node *n, unsigned allow, Error **errp)
+{
+    if (b->busy) {
+        error_set(errp, ERROR_BUSY, b->name, "bitmap",
+                  "Bitmap '%s' is currently in use by another operation and cannot be used",
+                  b->name);
+        return false;
+    }
+    if (!(allow & BITMAP_ALLOW_READ_ONLY) && b->persistent && n &&
+        atomic_load(&((Node *)n)->read_only)) {
+        error_set(errp, ERROR_PERMISSION, b->name, "bitmap",
+                  "Bitmap '%s' is readonly and cannot be modified", b->name);
+        return false;
+    }
+    if (!(allow & BITMAP_ALLOW_INCONSISTENT) && b->inconsistent) {
+        error_set(errp, ERROR_INVALID, b->name, "bitmap",
+                  "Bitmap '%s' is inconsistent and cannot be used", b->name);
+        error_hint(errp, "Try block-dirty-bitmap-remove to delete this bitmap from disk");
+        return false;
+    }
+    return true;
+}
+
 UserBitmap *node_bitmap_find(const Node *n, const char *name)
 {
     for (guint i = 0; n->bitmaps && i < n->bitmaps->len; i++) {
@@ -112,6 +135,9 @@ BlockDirtyInfoList *node_bitmaps_query(const Node *n)
         info->count = dirty_bitmap_count(b->map);
         info->granularity = dirty_bitmap_granularity(b->map);
         info->recording = b->enabled;
+        info->busy = b->busy > 0;
+        info->persistent = b->persistent;
+        info->has_inconsistent = info->inconsistent = b->inconsistent;
         *tail = g_new0(BlockDirtyInfoList, 1);
         (*tail)->value = info;
         tail = &(*tail)->next;

@@ -133,6 +133,45 @@ bool dirty_bitmap_next(const DirtyBitmap *b, uint64_t from, uint64_t max, uint64
     return true;
 }
 
+/* ---- marks as bytes ---- */
+
+uint64_t dirty_bitmap_bytes(const DirtyBitmap *b)
+{
+    return (b->bits + 7) / 8;
+}
+
+void dirty_bitmap_get_bytes(const DirtyBitmap *b, uint64_t at, uint8_t *buf, size_t len)
+{
+    uint64_t words = (b->bits + 63) / 64;
+
+    g_assert(at % 8 == 0);
+    for (size_t done = 0; done < len; done += 8, at += 8) {
+        uint64_t w = at / 8 < words ? atomic_load(&((DirtyBitmap *)b)->words[at / 8]) : 0;
+
+        w = GUINT64_TO_LE(w);
+        memcpy(buf + done, &w, MIN(len - done, 8));
+    }
+}
+
+void dirty_bitmap_or_bytes(DirtyBitmap *b, uint64_t at, const uint8_t *buf, size_t len)
+{
+    g_assert(at % 8 == 0);
+    for (size_t done = 0; done < len; done += 8, at += 8) {
+        uint64_t w = 0, first = at * 8, before;
+
+        if (first >= b->bits) {
+            return;
+        }
+        memcpy(&w, buf + done, MIN(len - done, 8));
+        w = GUINT64_FROM_LE(w);
+        if (b->bits - first < 64) {
+            w &= (UINT64_C(1) << (b->bits - first)) - 1;
+        }
+        before = atomic_fetch_or(&b->words[at / 8], w);
+        atomic_fetch_add(&b->set, __builtin_popcountll(w & ~before));
+    }
+}
+
 /* ---- recording ---- */
 
 void node_mark(Node *n, uint64_t offset, uint64_t bytes)

@@ -93,7 +93,7 @@ static bool planned_enabled(const Action *a, const UserBitmap *b)
     return b->enabled;
 }
 
-static bool find(Action *a, PlannedGraph *g, const char *node, const char *name,
+static bool find(Action *a, PlannedGraph *g, const char *node, const char *name, unsigned allow,
                  PlannedNode **ret_node, UserBitmap **ret_bitmap, Error **errp)
 {
     g_autoptr(Error) err = NULL;
@@ -110,8 +110,9 @@ static bool find(Action *a, PlannedGraph *g, const char *node, const char *name,
     *ret_bitmap = planned_bitmap(a, *ret_node, name);
     if (!*ret_bitmap) {
         error_set(errp, ERROR_NOT_FOUND, name, "bitmap", "Dirty bitmap '%s' not found", name);
+        return false;
     }
-    return *ret_bitmap;
+    return user_bitmap_check(*ret_bitmap, (*ret_node)->real, allow, errp);
 }
 
 static bool plan_add(BitmapAction *x, PlannedGraph *g, Error **errp)
@@ -156,13 +157,27 @@ static bool plan_sources(BitmapAction *x, PlannedGraph *g, Error **errp)
         Source source;
 
         if (!find(&x->action, g, local ? x->node : s->value->u.external->node,
-                  local ? s->value->u.local : s->value->u.external->name, &source.node,
-                  &source.bitmap, errp)) {
+                  local ? s->value->u.local : s->value->u.external->name, BITMAP_ALLOW_READ_ONLY,
+                  &source.node, &source.bitmap, errp)) {
             return false;
         }
         g_array_append_val(x->from, source);
     }
     return true;
+}
+
+/* What a verb can do with. */
+static unsigned allowed(BitmapVerb verb)
+{
+    switch (verb) {
+    case BITMAP_ENABLE:
+    case BITMAP_DISABLE:
+        return BITMAP_ALLOW_READ_ONLY; /* stored as it is when the node is writable again */
+    case BITMAP_REMOVE:
+        return BITMAP_ALLOW_INCONSISTENT;
+    default:
+        return 0;
+    }
 }
 
 static bool bitmap_plan(Action *a, PlannedGraph *g, Error **errp)
@@ -175,7 +190,8 @@ static bool bitmap_plan(Action *a, PlannedGraph *g, Error **errp)
     if (x->verb == BITMAP_ADD) {
         return plan_add(x, g, errp);
     }
-    return find(a, g, x->node, x->name, &x->planned, &x->bitmap, errp) && plan_sources(x, g, errp);
+    return find(a, g, x->node, x->name, allowed(x->verb), &x->planned, &x->bitmap, errp) &&
+           plan_sources(x, g, errp);
 }
 
 /* ---- link ---- */

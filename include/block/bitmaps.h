@@ -2,7 +2,8 @@
 /*
  * Dirty bitmaps that users have: named, of one node each, shown by queries.  The maps are those of dirty-bitmap.h.
  *
- * They change by transactions only (block/transaction/bitmap.c), which have the node reserved.  Control thread.
+ * They change by transactions only (block/transaction/bitmap.c), which have the node reserved.  Drivers load those that images have, and store
+ * them (BlockDriver).  Control thread.
  */
 #ifndef BLOCK_BITMAPS_H
 #define BLOCK_BITMAPS_H
@@ -14,8 +15,22 @@ struct BlockDirtyInfoList;
 typedef struct UserBitmap {
     char *name;
     DirtyBitmap *map;
-    bool enabled; /* the map records its node */
+    bool enabled;    /* the map records its node */
+    bool persistent; /* stored in the image, by the node's driver, when nobody writes any more */
+    bool
+        inconsistent; /* persistent; it was not stored after the last writes: the map is empty and does not record */
+    unsigned busy; /* operations that use it (jobs, exports): others leave it alone */
 } UserBitmap;
+
+/* What somebody wants of a bitmap who can do with a weaker one than most. */
+typedef enum BitmapAllow {
+    BITMAP_ALLOW_READ_ONLY = 1 << 0,    /* a stored one of a read-only node */
+    BITMAP_ALLOW_INCONSISTENT = 1 << 1, /* one without contents */
+} BitmapAllow;
+
+/* False: n's bitmap cannot be used now.  Errors: "Bitmap '%s' is currently in use by another operation and cannot be used", "... is
+ * readonly and cannot be modified", "... is inconsistent and cannot be used". */
+bool user_bitmap_check(const UserBitmap *b, const Node *n, unsigned allow, Error **errp);
 
 UserBitmap *user_bitmap_new(const char *name);
 /* Its map records nothing. */

@@ -39,6 +39,13 @@ uint64_t dirty_bitmap_count(const DirtyBitmap *b);
 bool dirty_bitmap_next(const DirtyBitmap *b, uint64_t from, uint64_t max, uint64_t *ret_offset,
                        uint64_t *ret_bytes);
 
+/* Marks as bytes, a bit for every granule, the lowest bit first: how images have them.  `at` is an offset into these bytes, a multiple of 8. */
+uint64_t dirty_bitmap_bytes(const DirtyBitmap *b); /* how many there are */
+/* Behind the last one there are zeroes. */
+void dirty_bitmap_get_bytes(const DirtyBitmap *b, uint64_t at, uint8_t *buf, size_t len);
+/* Marks what is set in buf. */
+void dirty_bitmap_or_bytes(DirtyBitmap *b, uint64_t at, const uint8_t *buf, size_t len);
+
 /* ---- recording: control thread ---- */
 
 /* When it returns, every write-like request into n that has not ended yet will mark b. */

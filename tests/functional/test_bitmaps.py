@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Dirty bitmaps as users have them: commands, transaction actions, all or nothing, beside writing clients."""
+import hashlib
 import threading
 
 import nbd
@@ -46,8 +47,25 @@ def action(what, name='x', node='a', **more):
     return {'type': f'block-dirty-bitmap-{what}', 'data': {'node': node, **({} if what == 'merge' else {'name': name}), **more}}
 
 
+def sha256(d, name='x', node='a'):
+    return d.cmd('x-debug-block-dirty-bitmap-sha256', {'node': node, 'name': name})['sha256']
+
+
 def transaction(d, *actions):
     d.cmd('transaction', {'actions': list(actions)})
+
+
+def test_the_hash_is_of_the_marks(d):
+    """Words of 64 marks, the lowest bit first."""
+    verb(d, 'add')
+    assert sha256(d) == hashlib.sha256(bytes(32)).hexdigest()
+    h = client(d)
+    h.pwrite(b'1', 0)
+    h.pwrite(b'1', 77 * G)
+    h.shutdown()
+    assert sha256(d) == hashlib.sha256((1 | 1 << 77).to_bytes(32, 'little')).hexdigest()
+    for args, text in (({'node': 'a', 'name': 'y'}, "Dirty bitmap 'y' not found"), ({'node': 'c', 'name': 'x'}, "Node 'c' not found")):
+        assert d.qmp.error('x-debug-block-dirty-bitmap-sha256', args) == text
 
 
 def test_life(d):
