@@ -5,8 +5,7 @@
  * What is written to top while the job runs is recorded in the bitmap of what is to be copied (dirty-bitmap.h), so it is copied again.
  *
  *   copy        the first time round
- *   converge    until little is left.  Guests that write faster than we copy are slowed down: the delay of every write is doubled while they make
- *               more than half of what we carry dirty again, and halved when they do not; at most max-write-delay
+ *   converge    until little is left (converge.h)
  *   ready       what guests write is copied behind them, nobody is slowed down
  *   complete    converge again, then pivot
  *   pivot       writes into top are held (hold.c), those under way end, the rest is copied; then one instant moves all users of top to base.
@@ -15,81 +14,21 @@
  * With a snapshot journal base is durable, and the journal says that it is the disk now, before the pivot.
  */
 #include "commit.h"
+#include "converge.h"
 #include "../node-internal.h"
 #include "block/change.h"
 #include "block/io.h"
 #include "util/log.h"
 #include <errno.h>
 
-#define HOLD_NS       INT64_C(50000000)
-#define SLICE_NS      INT64_C(200000000)
-#define FIRST_PACE_NS INT64_C(1000000)
-#define RETRY_NS      INT64_C(200000000)
+#define HOLD_NS  INT64_C(50000000)
+#define RETRY_NS INT64_C(200000000)
 /* A pivot that has to happen now, since the job is pending, is tried this long. */
 #define PIVOT_NS INT64_C(30000000000)
 
-typedef struct Converge {
-    uint64_t seen; /* dirty at the last look */
-    uint64_t rate; /* bytes a second that we carry */
-    int64_t pace;
-} Converge;
-
-static uint64_t update_total(CommitJob *c)
+static Converge converge_of(CommitJob *c)
 {
-    uint64_t dirty = dirty_bitmap_count(c->copy.todo);
-
-    job_set_total(&c->job, atomic_load(&c->job.progress) + dirty);
-    return dirty;
-}
-
-/* So little that it can be copied while writers wait for a moment. */
-static bool is_little(const CommitJob *c, const Converge *v, uint64_t dirty)
-{
-    uint64_t least = 2 * (uint64_t)dirty_bitmap_granularity(c->copy.todo);
-
-    return dirty <= MAX(least, MIN(v->rate / 100, UINT64_C(16) << 20));
-}
-
-/* One slice of copying.  slow: guests may be slowed down. */
-static bool coroutine_fn slice(CommitJob *c, Converge *v, bool slow)
-{
-    uint64_t before = atomic_load(&c->job.progress), carried, dirty, added;
-    int64_t began = clock_ns(), took;
-    bool ok = copy_run(&c->copy, began + SLICE_NS, false);
-
-    took = MAX(clock_ns() - began, 1);
-    carried = atomic_load(&c->job.progress) - before;
-    dirty = update_total(c);
-    if (carried > 0) {
-        v->rate = (uint64_t)((double)carried * 1e9 / (double)took);
-    }
-    added = dirty + carried > v->seen ? dirty + carried - v->seen : 0;
-    v->seen = dirty;
-    if (slow && !is_little(c, v, dirty) && added > carried / 2) {
-        v->pace = MIN(v->pace ? 2 * v->pace : FIRST_PACE_NS, c->max_delay);
-    } else if (!slow || added < carried / 4) {
-        v->pace = v->pace > FIRST_PACE_NS ? v->pace / 2 : 0;
-    }
-    node_set_pace(c->top, v->pace, clock_ns() + 4 * SLICE_NS);
-    return ok;
-}
-
-static bool coroutine_fn converge(CommitJob *c, Converge *v)
-{
-    uint64_t first = v->seen = update_total(c), begun = atomic_load(&c->job.progress);
-
-    while (!is_little(c, v, v->seen) || atomic_load(&c->job.progress) == begun) {
-        if (v->seen == 0) {
-            break;
-        }
-        /* Until it has been round once, what is being written again costs nothing. */
-        if (!slice(c, v, atomic_load(&c->job.progress) - begun >= first)) {
-            break;
-        }
-    }
-    node_set_pace(c->top, 0, 0);
-    return atomic_load(&c->copy.error) == 0 &&
-           (!job_is_cancelled(&c->job) || atomic_load(&c->job.soft));
+    return (Converge){.copy = &c->copy, .node = c->top, .max_delay = c->max_delay};
 }
 
 /* ---- pivot ---- */
@@ -161,7 +100,7 @@ static bool coroutine_fn get_permissions(CommitJob *c, Error **errp)
 /* Makes base the same as top at an instant, and moves top's users there if `move`. */
 static bool coroutine_fn meet(CommitJob *c, bool move, int64_t give_up, Error **errp)
 {
-    Converge v = {0};
+    Converge v = converge_of(c);
     int64_t nap = RETRY_NS / 8;
 
     if (move && (!get_permissions(c, errp) || !node_write_out(c->base, errp))) {
@@ -170,7 +109,7 @@ static bool coroutine_fn meet(CommitJob *c, bool move, int64_t give_up, Error **
     for (;;) {
         bool done;
 
-        if (!converge(c, &v)) {
+        if (!converge_run(&v)) {
             if (atomic_load(&c->copy.error) < 0) {
                 copy_error(&c->copy, errp);
             }
@@ -197,7 +136,7 @@ static bool coroutine_fn meet(CommitJob *c, bool move, int64_t give_up, Error **
     if (*errp) {
         return false;
     }
-    update_total(c);
+    converge_total(&c->copy);
     /* What a guest was told to be durable in top is so in base before anybody is told that top may go. */
     return node_write_out(c->base, errp);
 }
@@ -211,23 +150,22 @@ static void tick(void *opaque)
     if (dirty_bitmap_count(c->copy.todo) > 0) {
         job_kick(&c->job);
     } else {
-        timer_arm(&c->tick, clock_ns() + SLICE_NS / 2);
+        timer_arm(&c->tick, clock_ns() + CONVERGE_SLICE_NS / 2);
     }
 }
 
 /* Copies behind the guests until somebody wants an end. */
 static bool coroutine_fn follow(CommitJob *c)
 {
-    Converge v = {0};
+    Converge v = converge_of(c);
 
     timer_init(&c->tick, tick, c);
     while (!c->completing && !job_is_cancelled(&c->job) && atomic_load(&c->copy.error) == 0) {
-        timer_arm(&c->tick, clock_ns() + SLICE_NS / 2);
+        timer_arm(&c->tick, clock_ns() + CONVERGE_SLICE_NS / 2);
         job_idle(&c->job);
         timer_cancel(&c->tick);
         if (dirty_bitmap_count(c->copy.todo) > 0 && !c->completing) {
-            v.seen = dirty_bitmap_count(c->copy.todo);
-            slice(c, &v, false);
+            converge_slice(&v, false);
         }
     }
     return atomic_load(&c->copy.error) == 0;
@@ -235,12 +173,12 @@ static bool coroutine_fn follow(CommitJob *c)
 
 bool coroutine_fn commit_active_run(CommitJob *c, Error **errp)
 {
-    Converge v = {0};
+    Converge v = converge_of(c);
     bool ok;
 
     node_record(c->top, c->copy.todo);
     c->recording = true;
-    ok = copy_scan(&c->copy) && converge(c, &v);
+    ok = copy_scan(&c->copy) && converge_run(&v);
     if (ok) {
         job_ready(&c->job);
         ok = follow(c);

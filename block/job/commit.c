@@ -472,6 +472,7 @@ static bool coroutine_fn start(const BlockCommitArg *a, Error **errp)
         .copy = copy_down,
         .opaque = c,
         .on_error = a->has_on_error ? (JobOnError)a->on_error : JOB_ON_ERROR_REPORT,
+        .on_write_error = a->has_on_error ? (JobOnError)a->on_error : JOB_ON_ERROR_REPORT,
         .count_skipped = !active,
     };
     if (!take_nodes(c, errp) ||

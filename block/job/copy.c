@@ -29,6 +29,9 @@ bool coroutine_fn copy_init(Copy *c, uint32_t granularity, Error **errp)
         return false;
     }
     pthread_mutex_init(&c->lock, NULL);
+    co_queue_init(&c->ended);
+    c->workers = c->workers ? MIN(c->workers, COPY_WORKERS) : COPY_WORKERS;
+    c->piece_max = c->piece_max ? MIN(c->piece_max, COPY_PIECE_MAX) : COPY_PIECE_MAX;
     return true;
 }
 
@@ -65,7 +68,8 @@ static bool coroutine_fn failed(Copy *c, bool reading, int err)
 {
     int none = 0;
 
-    switch (job_storage_error(c->job, c->on_error, reading, err)) {
+    atomic_fetch_add(&c->failures, 1);
+    switch (job_storage_error(c->job, reading ? c->on_error : c->on_write_error, reading, err)) {
     case JOB_ACTION_REPORT:
         atomic_compare_exchange_strong(&c->error, &none, err);
         return false;
@@ -84,17 +88,40 @@ static bool coroutine_fn failed(Copy *c, bool reading, int err)
 
 /* ---- pieces ---- */
 
+/* Under lock. */
 static bool is_busy(const Copy *c, uint64_t offset, uint64_t bytes, uint64_t *ret_end)
 {
-    for (unsigned i = 0; i < COPY_WORKERS; i++) {
-        const CopyPiece *p = &c->piece[i];
-
-        if (p->bytes && p->offset < offset + bytes && offset < p->offset + p->bytes) {
+    for (const CopyPiece *p = c->carried; p; p = p->next) {
+        if (p->offset < offset + bytes && offset < p->offset + p->bytes) {
             *ret_end = p->offset + p->bytes;
             return true;
         }
     }
     return false;
+}
+
+/* Under lock: p is carried from here on. */
+static void begin_piece(Copy *c, CopyPiece *p)
+{
+    p->next = c->carried;
+    c->carried = p;
+    dirty_bitmap_clear(c->todo, p->offset, p->bytes);
+}
+
+static void end_piece(Copy *c, CopyPiece *p, bool done)
+{
+    CopyPiece **at = &c->carried;
+
+    pthread_mutex_lock(&c->lock);
+    if (!done) {
+        dirty_bitmap_set(c->todo, p->offset, p->bytes);
+    }
+    while (*at != p) {
+        at = &(*at)->next;
+    }
+    *at = p->next;
+    co_queue_wake_all(&c->ended);
+    pthread_mutex_unlock(&c->lock);
 }
 
 /* Under lock: the first marked piece in [from, end) that nobody carries. */
@@ -123,35 +150,24 @@ static bool find_piece(Copy *c, uint64_t from, uint64_t end, uint64_t max, CopyP
     return false;
 }
 
-static bool take(Copy *c, unsigned index)
+static bool take(Copy *c, CopyPiece *ret)
 {
     uint64_t granule = dirty_bitmap_granularity(c->todo);
-    uint64_t max = job_piece(c->job, granule, MAX(COPY_PIECE_MAX, granule));
-    CopyPiece *p = &c->piece[index], found;
+    uint64_t max = job_piece(c->job, granule, MAX(c->piece_max, granule));
     bool ok;
 
     pthread_mutex_lock(&c->lock);
-    ok = find_piece(c, c->cursor, c->size, max, &found) ||
-         find_piece(c, 0, MIN(c->cursor, c->size), max, &found);
+    ok = find_piece(c, c->cursor, c->size, max, ret);
+    if (!ok) {
+        atomic_fetch_add(&c->rounds, 1);
+        ok = find_piece(c, 0, MIN(c->cursor, c->size), max, ret);
+    }
     if (ok) {
-        *p = found;
-        c->cursor = (found.offset + found.bytes + granule - 1) / granule * granule;
-        dirty_bitmap_clear(c->todo, found.offset, found.bytes);
+        c->cursor = (ret->offset + ret->bytes + granule - 1) / granule * granule;
+        begin_piece(c, ret);
     }
     pthread_mutex_unlock(&c->lock);
     return ok;
-}
-
-static void give_back(Copy *c, unsigned index, bool done)
-{
-    CopyPiece *p = &c->piece[index];
-
-    pthread_mutex_lock(&c->lock);
-    if (!done) {
-        dirty_bitmap_set(c->todo, p->offset, p->bytes);
-    }
-    p->bytes = 0;
-    pthread_mutex_unlock(&c->lock);
 }
 
 /* Storage works while we copy, and the flush in the end finds little left to do. */
@@ -171,11 +187,18 @@ static void coroutine_fn write_behind(Copy *c, uint64_t bytes)
     }
 }
 
+static uint8_t *alloc_buffer(const Copy *c)
+{
+    return block_try_alloc(MAX(c->piece_max, dirty_bitmap_granularity(c->todo)));
+}
+
 static void coroutine_fn carry(void *opaque, unsigned index)
 {
     Copy *c = opaque;
-    uint8_t *buf = block_try_alloc(MAX(COPY_PIECE_MAX, dirty_bitmap_granularity(c->todo)));
+    uint8_t *buf = alloc_buffer(c);
     int none = 0;
+
+    (void)index;
 
     if (!buf) {
         atomic_compare_exchange_strong(&c->error, &none, -ENOMEM);
@@ -183,38 +206,37 @@ static void coroutine_fn carry(void *opaque, unsigned index)
     }
     for (;;) {
         bool hurry = atomic_load(&c->hurry), reading = false;
-        uint64_t bytes;
+        CopyPiece piece;
         int ret;
 
         if (!hurry) {
             job_point(c->job);
         }
-        if (clock_ns() >= atomic_load(&c->deadline) || !may_go_on(c) || !take(c, index)) {
+        if (clock_ns() >= atomic_load(&c->deadline) || !may_go_on(c) || !take(c, &piece)) {
             break;
         }
-        bytes = c->piece[index].bytes;
-        if (!hurry && !job_throttle(c->job, bytes) && is_ended(c->job)) {
-            give_back(c, index, false);
+        if (!hurry && !job_throttle(c->job, piece.bytes) && is_ended(c->job)) {
+            end_piece(c, &piece, false);
             break;
         }
-        ret = c->copy(c->opaque, c->piece[index].offset, bytes, buf, &reading);
+        ret = c->copy(c->opaque, piece.offset, piece.bytes, buf, &reading);
         if (ret == 0) {
-            give_back(c, index, true);
-            job_progress(c->job, bytes);
+            end_piece(c, &piece, true);
+            job_progress(c->job, piece.bytes);
             if (!hurry) {
-                write_behind(c, bytes);
+                write_behind(c, piece.bytes);
             }
             continue;
         }
         if (!failed(c, reading, ret)) {
-            give_back(c, index, false);
+            end_piece(c, &piece, false);
             break;
         }
         /* Where it is left out, it is as if it had been carried. */
         ret = c->ignore_leaves_out ? atomic_load(&c->left_out) : 0;
-        give_back(c, index, ret < 0);
+        end_piece(c, &piece, ret < 0);
         if (ret < 0) {
-            job_progress(c->job, bytes);
+            job_progress(c->job, piece.bytes);
         }
     }
     free(buf);
@@ -224,8 +246,48 @@ bool coroutine_fn copy_run(Copy *c, int64_t deadline_ns, bool hurry)
 {
     atomic_store(&c->deadline, deadline_ns < 0 ? INT64_MAX : deadline_ns);
     atomic_store(&c->hurry, hurry);
-    job_run_workers(c->job, c->loop, COPY_WORKERS, carry, c);
+    job_run_workers(c->job, c->loop, c->workers, carry, c);
     return may_go_on(c);
+}
+
+int coroutine_fn copy_now(Copy *c, uint64_t offset, uint64_t bytes, const _Atomic bool *stop)
+{
+    uint64_t granule = dirty_bitmap_granularity(c->todo), busy_end;
+    uint64_t end = MIN(offset + bytes, c->size);
+    uint64_t at = offset / granule * granule;
+    uint8_t *buf = alloc_buffer(c);
+    int ret = buf ? 0 : -ENOMEM;
+
+    /* The last granule is done as a whole, as far as there is one. */
+    end = end > at ? MIN((end + granule - 1) / granule * granule, c->size) : at;
+    while (at < end && ret == 0) {
+        CopyPiece p = {.offset = at,
+                       .bytes = MIN(end - at, MAX(c->piece_max / granule, 1) * granule)};
+        bool reading;
+
+        pthread_mutex_lock(&c->lock);
+        while (!atomic_load(stop) && is_busy(c, p.offset, p.bytes, &busy_end)) {
+            co_queue_wait(&c->ended, &c->lock);
+        }
+        if (atomic_load(stop)) {
+            pthread_mutex_unlock(&c->lock);
+            ret = -ECANCELED;
+            break;
+        }
+        begin_piece(c, &p);
+        pthread_mutex_unlock(&c->lock);
+        ret = c->copy(c->opaque, p.offset, p.bytes, buf, &reading);
+        end_piece(c, &p, ret == 0);
+        if (ret == 0) {
+            job_progress(c->job, p.bytes);
+        }
+        at += p.bytes;
+    }
+    if (at < end) {
+        dirty_bitmap_set(c->todo, at, end - at);
+    }
+    free(buf);
+    return ret;
 }
 
 /* ---- looking what there is ---- */

@@ -4,7 +4,7 @@
  *
  * What is to be carried is marked in a dirty bitmap.  Workers on the jobs' I/O thread take pieces of it, many at a time: a piece is unmarked, then
  * carried, and marked again if that failed.  A piece that is being carried is not taken by another worker though it be marked anew
- * meanwhile: so of two copies of one place the later one ends later.
+ * meanwhile: so of two copies of one place the later one ends later.  Others may carry pieces beside the workers (copy_now), by the same rule.
  */
 #ifndef BLOCK_JOB_COPY_H
 #define BLOCK_JOB_COPY_H
@@ -22,8 +22,10 @@ typedef int coroutine_fn CopyFn(void *opaque, uint64_t offset, uint64_t bytes, u
 /* Is there something to carry in [offset, offset + *ret_bytes)?  In: at most `bytes`, > 0.  1, 0 or a negative errno. */
 typedef int coroutine_fn ScanFn(void *opaque, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes);
 
+/* What somebody carries, or is about to; in a list while it is carried. */
 typedef struct CopyPiece {
-    uint64_t offset, bytes; /* bytes 0: free */
+    uint64_t offset, bytes;
+    struct CopyPiece *next;
 } CopyPiece;
 
 typedef struct Copy {
@@ -33,20 +35,27 @@ typedef struct Copy {
     CopyFn *copy;
     ScanFn *scan;
     void *opaque;
-    JobOnError on_error;
+    JobOnError on_error;       /* about reading ... */
+    JobOnError on_write_error; /* ... and about writing */
     /* `ignore` means: leave the piece out and remember the error; else: try again. */
     bool ignore_leaves_out;
     Edge *
         target; /* where it is written to; its storage is kept from caching too much; the caller's */
     uint64_t size;      /* bytes to look at */
     bool count_skipped; /* what scan finds nothing in counts as progress */
+    unsigned workers;   /* 0: as many as there are; at most that */
+    uint64_t
+        piece_max; /* the longest piece, bytes, if that is more than a granule; 0: COPY_PIECE_MAX */
     _Atomic bool hurry;
     _Atomic uint64_t behind; /* bytes written since storage was last told */
     _Atomic int64_t deadline;
-    _Atomic int error;    /* reported: the job ends with it */
-    _Atomic int left_out; /* the first error of what was left out */
-    pthread_mutex_t lock; /* innermost */
-    CopyPiece piece[COPY_WORKERS];
+    _Atomic int error;         /* reported: the job ends with it */
+    _Atomic int left_out;      /* the first error of what was left out */
+    _Atomic unsigned rounds;   /* how often all of the disk has been looked through for marks */
+    _Atomic unsigned failures; /* pieces that could not be carried */
+    pthread_mutex_t lock;      /* innermost; protects: */
+    CopyPiece *carried;
+    CoQueue ended; /* who waits for some piece to be carried no more */
     uint64_t cursor;
 } Copy;
 
@@ -58,6 +67,9 @@ bool coroutine_fn copy_scan(Copy *c);
 /* Carries until nothing is marked or clock_ns() passed the deadline (-1: none); more may be marked by the time it returns.  hurry: writers are
  * waiting: no points, no speed limit.  False: cancelled, or c->error. */
 bool coroutine_fn copy_run(Copy *c, int64_t deadline_ns, bool hurry);
+/* Carries what [offset, offset + bytes) touches, marked or not, in the caller's coroutine, of any loop, whether or not the job is paused; waits for
+ * those who carry a part of it.  Stops between two pieces when *stop is set.  Negative errno, -ECANCELED if stopped: what was not carried is marked. */
+int coroutine_fn copy_now(Copy *c, uint64_t offset, uint64_t bytes, const _Atomic bool *stop);
 /* The error of a job that ended with c->error. */
 void copy_error(const Copy *c, Error **errp);
 

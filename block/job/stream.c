@@ -340,6 +340,7 @@ static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
         .copy = copy_up,
         .opaque = s,
         .on_error = a->has_on_error ? (JobOnError)a->on_error : JOB_ON_ERROR_REPORT,
+        .on_write_error = a->has_on_error ? (JobOnError)a->on_error : JOB_ON_ERROR_REPORT,
         .ignore_leaves_out = true,
         .count_skipped = true,
     };
