@@ -126,6 +126,11 @@ static bool add_own_options(const Node *n, struct json_object *to)
         if (null->has_read_zeroes) {
             json_object_object_add(to, "read-zeroes", json_object_new_boolean(null->read_zeroes));
         }
+    } else if (o && o->driver == BLOCKDEV_DRIVER_THROTTLE) {
+        json_object_object_add(to, "throttle-group",
+                               json_object_new_string(o->u.throttle.throttle_group));
+    } else if (o && o->driver == BLOCKDEV_DRIVER_COPY_ON_READ && o->u.copy_on_read.bottom) {
+        json_object_object_add(to, "bottom", json_object_new_string(o->u.copy_on_read.bottom));
     }
     return json_object_object_length(to) > 0;
 }
@@ -163,7 +168,7 @@ static struct json_object *options_of(Node *n, const char *shown)
 {
     struct json_object *o;
 
-    if (shown && g_str_has_prefix(shown, "json:") && !n->driver->is_filter) {
+    if (shown && g_str_has_prefix(shown, "json:") && (!n->driver->is_filter || n->options)) {
         return parse(shown + strlen("json:"));
     }
     o = json_object_new_object();
@@ -204,7 +209,10 @@ char *node_shown_filename_over(Node *n, const char *backing_shown)
     if (!n->filename) {
         return NULL;
     }
-    if (n->driver->is_filter) {
+    if (n->driver->is_filter && n->options) {
+        return json_filename(n, false, NULL);
+    }
+    if (n->driver->is_filter) { /* of a job: it stands for the node below */
         return n->file ? node_shown_filename(n->file->target) : g_strdup(n->filename);
     }
     overridden = backing_overridden(n, backing_shown);

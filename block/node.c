@@ -14,6 +14,7 @@
 #include "block/backend.h"
 #include "block/bitmaps.h"
 #include "block/count.h"
+#include "block/graph.h"
 #include "node-internal.h"
 #include "qapi-types.h"
 #include <string.h>
@@ -218,6 +219,14 @@ void coroutine_fn node_detach_children(Node *n)
     while (n->children->len > 0) {
         edge_detach(g_ptr_array_index(n->children, n->children->len - 1));
     }
+}
+
+Node *node_skip_filters(Node *n)
+{
+    while (n->driver->is_filter && n->file) {
+        n = n->file->target;
+    }
+    return n;
 }
 
 void coroutine_fn node_discard(Node *n)

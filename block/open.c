@@ -113,6 +113,22 @@ static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **e
     return true;
 }
 
+const BlockdevRef *options_file(const BlockdevOptions *o)
+{
+    switch (o->driver) {
+    case BLOCKDEV_DRIVER_COPY_ON_READ:
+        return o->u.copy_on_read.file;
+    case BLOCKDEV_DRIVER_QCOW2:
+        return o->u.qcow2.file;
+    case BLOCKDEV_DRIVER_RAW:
+        return o->u.raw.file;
+    case BLOCKDEV_DRIVER_THROTTLE:
+        return o->u.throttle.file;
+    default:
+        return NULL;
+    }
+}
+
 /* options: with what is inherited; given: without. */
 static Node *coroutine_fn open_node(const BlockdevOptions *options, const BlockdevOptions *given,
                                     unsigned flags, const void *reserver, Node *opened_by,

@@ -17,6 +17,34 @@ static Node *backing_of(const Node *n)
     return e ? e->target : NULL;
 }
 
+/* What queries show as the image below: the backing, or the child of a filter that a user has made. */
+static Node *image_below(const Node *n)
+{
+    return n->driver->is_filter && n->options && n->file ? n->file->target : backing_of(n);
+}
+
+/* Of a driver that has nothing to tell itself, what the child tells that holds for n too. */
+static bool facts_of(Node *n, ImageFacts *f, Error **errp)
+{
+    g_auto(ImageFacts) below = {.actual_size = -1};
+    g_autoptr(Error) ignored = NULL;
+
+    f->actual_size = -1;
+    if (n->driver->facts && !n->driver->facts(n, f, errp)) {
+        return false;
+    }
+    if ((!n->driver->facts || f->actual_size < 0) && n->file &&
+        facts_of(n->file->target, &below, &ignored)) {
+        f->actual_size = below.actual_size;
+        if (!n->driver->facts) {
+            f->has_dirty = below.has_dirty;
+            f->dirty = below.dirty;
+            f->cluster_size = below.cluster_size;
+        }
+    }
+    return true;
+}
+
 static BlockLimitsInfo *limits_info(const Node *n)
 {
     const NodeLimits *l = &n->limits;
@@ -46,21 +74,13 @@ static ImageInfo *image_info(Node *n, bool flat, Error **errp)
     g_auto(ImageFacts) f = {.actual_size = -1};
     g_autoptr(ImageInfo) i = g_new0(ImageInfo, 1);
 
-    if (n->driver->facts && !n->driver->facts(n, &f, errp)) {
+    if (!facts_of(n, &f, errp)) {
         return NULL;
     }
     i->format = g_strdup(n->driver->name);
     i->virtual_size = atomic_load(&n->size);
-    i->has_dirty_flag = true;
+    i->has_dirty_flag = f.has_dirty;
     i->dirty_flag = f.dirty;
-    if (f.actual_size < 0 && n->file && n->file->target->driver->facts) {
-        g_auto(ImageFacts) below = {.actual_size = -1};
-        g_autoptr(Error) ignored = NULL;
-
-        if (n->file->target->driver->facts(n->file->target, &below, &ignored)) {
-            f.actual_size = below.actual_size;
-        }
-    }
     i->has_actual_size = f.actual_size >= 0;
     i->actual_size = f.actual_size;
     i->has_cluster_size = f.cluster_size != 0;
@@ -74,8 +94,8 @@ static ImageInfo *image_info(Node *n, bool flat, Error **errp)
     }
     i->format_specific = g_steal_pointer(&f.specific);
     i->limits = limits_info(n);
-    if (!flat && backing_of(n)) {
-        i->backing_image = image_info(backing_of(n), false, errp);
+    if (!flat && image_below(n)) {
+        i->backing_image = image_info(image_below(n), false, errp);
         if (!i->backing_image) {
             return NULL;
         }
@@ -125,9 +145,9 @@ BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp)
     if (backing) {
         i->backing_file = i->image->backing_image ? g_strdup(i->image->backing_image->filename)
                                                   : node_shown_filename(backing);
-        for (Node *b = backing; b && !flat; b = backing_of(b)) {
-            i->backing_file_depth++;
-        }
+    }
+    for (Node *b = image_below(n); b && !flat; b = image_below(b)) {
+        i->backing_file_depth++;
     }
     i->children = children_info(n);
     i->write_threshold = atomic_load(&n->write_threshold);

@@ -82,6 +82,25 @@ int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint
     return node_status(n, r, offset, bytes, flags, precise, ret_bytes, ret_map);
 }
 
+/* From e down through filters to the layer that they show: the edge that leads to it.  *flags: as for what is below. */
+static Edge *coroutine_fn skip_filters(Edge *e, Request *r, unsigned *flags, const Node *last,
+                                       bool *is_last)
+{
+    for (;;) {
+        Node *n = edge_enter_flags(e, r, *flags);
+
+        *is_last |= n == last;
+        if (!n->driver->is_filter || n->driver->block_status || !n->file) {
+            return e;
+        }
+        *flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
+        if (*flags & REQ_COPY) {
+            edge_copy_barrier(e);
+        }
+        e = n->file;
+    }
+}
+
 int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
                                          unsigned flags, uint64_t *ret_bytes, int *ret_depth)
 {
@@ -90,10 +109,13 @@ int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset
     int depth = 1;
 
     for (;;) {
+        bool last = false;
         Node *n;
         uint64_t len;
-        int ret = edge_block_status(e, r, offset, pnum, flags, true, &len, NULL);
+        int ret;
 
+        e = skip_filters(e, r, &flags, NULL, &last);
+        ret = edge_block_status(e, r, offset, pnum, flags, true, &len, NULL);
         if (ret < 0) {
             return ret;
         }
@@ -126,9 +148,12 @@ int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *last, 
     uint64_t len = bytes;
 
     for (bool top = true;; top = false) {
-        Node *n = edge_enter_flags(e, r, flags);
+        bool is_last = false;
+        Node *n;
         int ret;
 
+        e = skip_filters(e, r, &flags, last, &is_last);
+        n = edge_enter_flags(e, r, flags);
         if (!top && offset.v >= atomic_load_explicit(&n->size, memory_order_acquire)) {
             *ret_bytes = len;
             return STATUS_ZERO | STATUS_ALLOCATED;
@@ -143,7 +168,7 @@ int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *last, 
         }
         flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
         e = atomic_load_explicit(&n->backing, memory_order_acquire);
-        if (n == last || !e) {
+        if (is_last || !e) {
             *ret_bytes = len;
             return 0;
         }

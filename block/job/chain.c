@@ -238,7 +238,9 @@ bool coroutine_fn chain_write_backing(Node *n, const Node *backing, const char *
     }
     if (backing) {
         name = file ? g_strdup(file) : backing->filename ? full_name(backing) : NULL;
-        format = mask_protocol && backing->driver->is_protocol ? "raw" : backing->driver->name;
+        format = mask_protocol && backing->driver->is_protocol
+                     ? "raw"
+                     : node_skip_filters((Node *)backing)->driver->name;
     }
     if (!node_set_writable(n, errp)) {
         return false;

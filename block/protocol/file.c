@@ -201,7 +201,7 @@ static bool file_facts(Node *n, ImageFacts *ret_facts, Error **errp)
                         n->filename);
         return false;
     }
-    *ret_facts = (ImageFacts){.actual_size = (int64_t)st.st_blocks * 512};
+    *ret_facts = (ImageFacts){.actual_size = (int64_t)st.st_blocks * 512, .has_dirty = true};
     return true;
 }
 

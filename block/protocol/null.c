@@ -121,6 +121,14 @@ static int coroutine_fn null_block_status(Node *n, Request *r, GuestOffset offse
            STATUS_OFFSET_VALID;
 }
 
+static bool null_facts(Node *n, ImageFacts *ret_facts, Error **errp)
+{
+    (void)n;
+    (void)errp;
+    *ret_facts = (ImageFacts){.actual_size = 0};
+    return true;
+}
+
 /* Nothing of its own can change. */
 static bool coroutine_fn null_reopen_prepare(Node *n, struct Reopen *r, Error **errp)
 {
@@ -136,6 +144,7 @@ static bool coroutine_fn null_reopen_prepare(Node *n, struct Reopen *r, Error **
         .reopen_prepare = null_reopen_prepare, .preadv = null_preadv, .pwritev = null_pwritev,     \
         .has_fua = true, .pwrite_zeroes = null_pwrite_zeroes, .pdiscard = null_pdiscard,           \
         .flush = null_flush, .truncate = null_truncate, .block_status = null_block_status,         \
+        .facts = null_facts,                                                                       \
     }
 
 const BlockDriver driver_null_co = NULL_DRIVER("null-co");

@@ -68,18 +68,6 @@ bool reopen_check_options(const Node *n, const BlockdevOptions *given, bool *ret
     return true;
 }
 
-const BlockdevRef *reopen_file_option(const BlockdevOptions *o)
-{
-    switch (o->driver) {
-    case BLOCKDEV_DRIVER_QCOW2:
-        return o->u.qcow2.file;
-    case BLOCKDEV_DRIVER_RAW:
-        return o->u.raw.file;
-    default:
-        return NULL;
-    }
-}
-
 const BlockdevRefOrNull *reopen_backing_option(const BlockdevOptions *o)
 {
     return o->driver == BLOCKDEV_DRIVER_QCOW2 ? o->u.qcow2.backing : NULL;

@@ -13,8 +13,7 @@
 bool reopen_check_options(const Node *n, const BlockdevOptions *given, bool *ret_same,
                           Error **errp);
 
-/* The options for children; NULL: not said, or the driver has none of that name. */
-const BlockdevRef *reopen_file_option(const BlockdevOptions *o);
+/* The option for the backing image; NULL: not said, or the driver has none. */
 const BlockdevRefOrNull *reopen_backing_option(const BlockdevOptions *o);
 
 #endif

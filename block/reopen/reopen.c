@@ -138,7 +138,7 @@ static bool plan_child(Set *s, Item *i, Edge *now, const char *what, EdgeRole ro
 static bool plan_file(Set *s, Item *i, Error **errp)
 {
     Node *n = i->r.node;
-    const BlockdevRef *ref = i->kept ? NULL : reopen_file_option(i->given);
+    const BlockdevRef *ref = i->kept ? NULL : options_file(i->given);
     EdgeRole role = n->file ? n->file->role : EDGE_STORAGE;
 
     if (!n->file) {

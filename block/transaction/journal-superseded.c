@@ -166,16 +166,11 @@ static const char *file_of_ref(const BlockdevRef *ref);
 /* The file behind these options, as far as they say; NULL: none. */
 static const char *file_of(const BlockdevOptions *o)
 {
-    switch (o->driver) {
-    case BLOCKDEV_DRIVER_FILE:
-        return o->u.file.filename;
-    case BLOCKDEV_DRIVER_QCOW2:
-        return file_of_ref(o->u.qcow2.file);
-    case BLOCKDEV_DRIVER_RAW:
-        return file_of_ref(o->u.raw.file);
-    default:
-        return NULL;
-    }
+    const BlockdevRef *below = options_file(o);
+
+    return o->driver == BLOCKDEV_DRIVER_FILE ? o->u.file.filename
+           : below                           ? file_of_ref(below)
+                                             : NULL;
 }
 
 static const char *file_of_node(const Node *n)

@@ -325,7 +325,8 @@ bool coroutine_fn snapshot_complete_header(Snapshot *s, const Action *a, Error *
     }
     name = snapshot_backing_name(s->old_node);
     if (!journal_backing_name(a->t->group, a->member, errp) ||
-        !overlay->driver->set_backing_string(overlay, name, s->old_node->driver->name, errp)) {
+        !overlay->driver->set_backing_string(overlay, name,
+                                             node_skip_filters(s->old_node)->driver->name, errp)) {
         return false;
     }
     s->wrote_backing_string = true;

@@ -195,7 +195,7 @@ static CreateSpec create_spec(const SnapshotSyncAction *sa, char **ret_backing)
 
     if (old->real) {
         *ret_backing = snapshot_backing_name(old->real);
-        spec.backing_format = old->real->driver->name;
+        spec.backing_format = node_skip_filters(old->real)->driver->name;
     } else {
         const SnapshotSyncAction *maker = (SnapshotSyncAction *)old->maker;
 

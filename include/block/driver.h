@@ -25,7 +25,7 @@ struct FileIdentity;
 typedef struct ImageFacts {
     uint64_t cluster_size; /* 0: has none */
     int64_t actual_size;   /* bytes on disk, -1: unknown */
-    bool dirty, has_dirty; /* not cleanly shut down */
+    bool dirty, has_dirty; /* not cleanly shut down; whether the driver can tell */
     bool compressed;
     char *backing_file, *backing_format; /* as in the header; NULL: none */
     struct ImageInfoSpecific *specific;  /* qapi type; NULL: none */
@@ -169,7 +169,8 @@ struct BlockDriver {
 /* Protocols: data that was written may be lost, as err (a negative errno) tells: every later flush of n fails with it. */
 void node_flush_failed(Node *n, int err);
 
-/* Drivers register once at start. */
+/* Drivers register once at start: all there are (block/drivers.c), or in tests those that are wanted. */
+void driver_register_all(void);
 void driver_register(const BlockDriver *driver);
 const BlockDriver *driver_find(const char *name);
 /* Names of all drivers, sorted; free the array only. */
@@ -194,7 +195,13 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
 void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
                        unsigned *perm, unsigned *shared);
 
-extern const BlockDriver driver_file, driver_raw, driver_qcow2, driver_null_co, driver_null_aio;
+extern const BlockDriver driver_copy_on_read;
+extern const BlockDriver driver_file;
+extern const BlockDriver driver_null_aio;
+extern const BlockDriver driver_null_co;
+extern const BlockDriver driver_qcow2;
+extern const BlockDriver driver_raw;
+extern const BlockDriver driver_throttle;
 #ifdef CONFIG_TEST_DRIVERS
 extern const BlockDriver driver_simdisk;
 #endif

@@ -25,6 +25,8 @@ typedef enum NodeOpenFlags {
 Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned flags,
                              const void *reserver, Error **errp);
 void node_show(Node *n);
+/* The option that says where a format or filter stores; NULL: the driver has none. */
+const struct BlockdevRef *options_file(const struct BlockdevOptions *o);
 /* Lookup as QMP's (device, node-name) pairs do; a device that exists comes first.  Commands with one argument for both give it twice.
  * Errors: "Cannot find device='%s' nor node-name='%s'", "Device '%s' has no medium". */
 Node *node_lookup(const char *device, const char *node_name, Error **errp);
@@ -36,6 +38,8 @@ bool coroutine_fn node_wait_unreserved(Node *n, Error **errp);
 char *filename_resolve(const char *relative_to, const char *name);
 /* The same for a name in the header of n, for people: an absolute "file:/x" stays as it is.  Freed by the caller. */
 char *filename_full(const Node *n, const char *name);
+/* n, or what it shows if it is a filter: the first node down from it that is none.  Headers name that: they cannot say what filters need. */
+Node *node_skip_filters(Node *n);
 /* What queries call n: a name that opens the same disk again, "json:{…}" if need be.  NULL: nothing does.  Freed by the caller. */
 char *node_shown_filename(Node *n);
 /* The same for who knows it of n's backing node (NULL: there is none) and goes through a long chain. */

@@ -37,20 +37,6 @@ static CommandLine command_line;
 static int exit_status;
 static bool starting = true, stop_requested, shutting_down, by_signal;
 
-static void register_drivers(void)
-{
-    static const BlockDriver *const drivers[] = {
-        &driver_file,    &driver_null_co, &driver_null_aio, &driver_qcow2, &driver_raw,
-#ifdef CONFIG_TEST_DRIVERS
-        &driver_simdisk,
-#endif
-    };
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(drivers); i++) {
-        driver_register(drivers[i]);
-    }
-}
-
 static void *watchdog(void *unused)
 {
     (void)unused;
@@ -174,7 +160,7 @@ int main(int argc, char **argv)
 
     g_set_prgname(program);
     argv[0] = program; /* getopt puts it before its messages */
-    register_drivers();
+    driver_register_all();
     machine_init(emulator_by_name(program));
     if (machine_is_emulator()) {
         emulator_parse(&command_line, argc, argv);

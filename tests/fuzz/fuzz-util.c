@@ -133,18 +133,9 @@ void log_init(const char *name, LogLevel level)
 
 void fuzz_init(void)
 {
-    static const BlockDriver *const drivers[] = {
-        &driver_file,    &driver_null_co, &driver_null_aio, &driver_qcow2, &driver_raw,
-#ifdef CONFIG_TEST_DRIVERS
-        &driver_simdisk,
-#endif
-    };
-
     rcu_init_process();
     loop_control_init();
-    for (unsigned i = 0; i < G_N_ELEMENTS(drivers); i++) {
-        driver_register(drivers[i]);
-    }
+    driver_register_all();
 }
 
 typedef struct Body {

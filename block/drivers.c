@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The drivers there are, one a line.
+ */
+#include "block/driver.h"
+
+void driver_register_all(void)
+{
+    static const BlockDriver *const all[] = {
+        &driver_copy_on_read, &driver_file,  &driver_null_aio,
+        &driver_null_co,      &driver_qcow2, &driver_raw,
+#ifdef CONFIG_TEST_DRIVERS
+        &driver_simdisk,
+#endif
+        &driver_throttle,
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        driver_register(all[i]);
+    }
+}
