@@ -36,7 +36,15 @@ static char *owner_name(void *opaque)
     return g_strdup(backend_name(opaque));
 }
 
-static const EdgeOwner owner = {.describe = describe, .name = owner_name};
+/* Guests whose machines stand still wait for their disks; `cont` makes them active. */
+static bool bears_inactive(void *opaque)
+{
+    (void)opaque;
+    return true;
+}
+
+static const EdgeOwner owner = {
+    .describe = describe, .name = owner_name, .bears_inactive = bears_inactive};
 
 Backend *backend_find(const char *name)
 {

@@ -13,6 +13,7 @@
  */
 #include "block/change.h"
 #include "block/count.h"
+#include "block/reopen.h"
 #include "change-internal.h"
 #include "node-internal.h"
 #include <stdlib.h>
@@ -89,6 +90,17 @@ static void unlink_edge(Edge *e)
     }
 }
 
+bool node_check_child_active(const Node *parent, const Node *child, const char *name, Error **errp)
+{
+    if (node_will_be_inactive(child) && !node_will_be_inactive(parent)) {
+        error_set(errp, ERROR_INVALID, child->name, "attach",
+                  "Inactive '%s' can't be a %s child of active '%s'", child->name, name,
+                  parent->name);
+        return false;
+    }
+    return true;
+}
+
 bool node_reaches(const Node *from, const Node *n)
 {
     if (from == n) {
@@ -132,6 +144,9 @@ Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, vo
         error_set(errp, ERROR_INVALID, n->name, "attach",
                   "Making '%s' a %s child of '%s' would create a cycle", n->name, name,
                   parent->name);
+        return NULL;
+    }
+    if (parent && !node_check_child_active(parent, n, name, errp)) {
         return NULL;
     }
     e = edge_new(n, parent, owner, opaque, name, role, perm, shared);

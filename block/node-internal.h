@@ -43,16 +43,22 @@ void edge_settled(Edge *e);
 typedef struct NodeFlags {
     bool read_only, auto_read_only; /* as asked for */
     bool cache_direct, cache_no_flush, discard_unmap, force_share;
+    bool inactive; /* of a parent, for its children */
     DetectZeroes detect_zeroes;
 } NodeFlags;
 /* Those that options say; fills in read-only. */
 bool options_flags(const char *name, struct BlockdevOptions *o, bool read_only_default,
                    NodeFlags *ret, Error **errp);
 NodeFlags node_flags(const Node *n);
-/* All but read_only, which is the caller's. */
+/* All but read_only and inactive, which is the caller's. */
 void node_set_flags(Node *n, const NodeFlags *f);
 /* Fills in what a child that is defined in place has from its parent. */
 void options_inherit(struct BlockdevOptions *o, const NodeFlags *parent, EdgeRole role);
+
+/* ---- read-only.c ---- */
+
+/* n is inactive: it will be read-only when it is active again, with what it stores in. */
+void node_rest_read_only(Node *n);
 
 /* ---- filename.c ---- */
 
@@ -68,6 +74,9 @@ void node_set_header_backing(Node *n, const char *name, Node *backing);
 bool coroutine_fn perm_refresh(Node *n, Error **errp);
 /* Same, for lowering: cannot fail (conflicts cannot arise; drivers give up only). */
 void coroutine_fn perm_lower(Node *n);
+/* The driver's child_perm(), and what being inactive makes of it. */
+void node_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
+                     unsigned *perm, unsigned *shared);
 /* "write, resize" of a set of Perm. */
 char *perm_names(unsigned perm);
 

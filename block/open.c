@@ -5,8 +5,8 @@
  * Options come from blockdev-add, from the command line, or are made here for what a header names.  A child that is defined in place
  * inherits from its parent what it does not say itself:
  *
- *   file / filtered   cache.direct, cache.no-flush, read-only, auto-read-only; discard=unmap below a format
- *   backing           cache.direct, cache.no-flush; read-only=on
+ *   file / filtered   cache.direct, cache.no-flush, read-only, auto-read-only, active; discard=unmap below a format
+ *   backing           cache.direct, cache.no-flush, active; read-only=on
  *
  * A node gets into the registry when it is open; its name is reserved before anything is suspended.
  * Everything here: coroutines of the control thread.
@@ -86,8 +86,15 @@ NodeFlags node_flags(const Node *n)
         .cache_no_flush = n->cache_no_flush,
         .discard_unmap = n->discard_unmap,
         .force_share = n->force_share,
+        .inactive = atomic_load(&((Node *)n)->inactive),
         .detect_zeroes = n->detect_zeroes,
     };
+}
+
+bool node_is_read_only(const Node *n)
+{
+    return atomic_load(&((Node *)n)->inactive) ? n->rest_read_only
+                                               : atomic_load(&((Node *)n)->read_only);
 }
 
 void node_set_flags(Node *n, const NodeFlags *f)
@@ -109,7 +116,9 @@ static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **e
         return false;
     }
     node_set_flags(n, &f);
-    atomic_store(&n->read_only, f.read_only);
+    n->rest_read_only = f.read_only;
+    atomic_store(&n->inactive, o->has_active && !o->active);
+    atomic_store(&n->read_only, f.read_only || atomic_load(&n->inactive));
     return true;
 }
 
@@ -219,6 +228,10 @@ void options_inherit(BlockdevOptions *o, const NodeFlags *parent, EdgeRole role)
         o->cache->has_no_flush = true;
         o->cache->no_flush = parent->cache_no_flush;
     }
+    if (!o->has_active && parent->inactive) {
+        o->has_active = true;
+        o->active = false;
+    }
     if (role == EDGE_COW) {
         if (!o->has_read_only) {
             o->has_read_only = o->read_only = true;
@@ -251,7 +264,7 @@ static bool coroutine_fn attach_child(Node *n, Node *child, const char *name, Ed
     unsigned perm, shared;
     Edge *e;
 
-    n->driver->child_perm(n, role, n->perm, n->shared, &perm, &shared);
+    node_child_perm(n, role, n->perm, n->shared, &perm, &shared);
     e = edge_attach(child, n, NULL, NULL, name, role, perm, shared, errp);
     node_unref(child);
     if (!e) {

@@ -9,13 +9,16 @@
  * An update is a plan first: nodes in an order in which every parent comes before its children, with new values for each; conflicts
  * and read-only nodes are found there, with nothing changed.  Then the protocol drivers take their locks, and only when all
  * have them the plan is applied.  Reopening has a plan of its own in which edges are marked as joining (in the lists already, not used yet) or
- * leaving (in the lists still), and nodes have a `reopening`, which says what they will be.  A coroutine can be suspended while locks are taken: updates of the graph follow each other
+ * leaving (in the lists still), and nodes have a `reopening`, which says what they will be.  An inactive node takes no more of its children than
+ * reading, and shares all; users from outside the graph that bear it count as if they were not there.  A coroutine can be suspended while locks are taken: updates of the graph follow each other
  * (update_lock).
  */
 #include "block/count.h"
 #include "block/reopen.h"
 #include "node-internal.h"
 #include <string.h>
+
+#define CHANGING (PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE)
 
 static CoMutex update_lock; /* one update at a time; outermost */
 
@@ -67,7 +70,8 @@ static PlanEdge edge_values(const PermPlan *p, const Edge *e)
 {
     PlanEdge *pe = g_hash_table_lookup(p->edges, e);
 
-    if (e->leaving) {
+    if (e->leaving || (!e->parent && node_will_be_inactive(e->target) && e->owner->bears_inactive &&
+                       e->owner->bears_inactive(e->owner_opaque))) {
         return (PlanEdge){0, PERM_ALL};
     }
     return pe ? *pe : (PlanEdge){e->perm, e->shared};
@@ -123,6 +127,13 @@ static bool plan_node(PermPlan *p, PlanNode *pn, bool check, Error **errp)
         if (!check_conflicts(p, n, errp)) {
             return false;
         }
+        if (node_will_be_inactive(n) && (pn->perm & CHANGING)) {
+            g_autofree char *what = perm_names(pn->perm & CHANGING);
+
+            error_set(errp, ERROR_PERMISSION, n->name, "permissions",
+                      "Permission '%s' unavailable on inactive node", what);
+            return false;
+        }
         if (n->reopening && n->reopening->read_only &&
             (pn->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED))) {
             error_set(errp, ERROR_PERMISSION, n->name, "permissions",
@@ -147,7 +158,7 @@ static bool plan_node(PermPlan *p, PlanNode *pn, bool check, Error **errp)
             g_hash_table_insert(p->edges, e, pe);
             continue;
         }
-        n->driver->child_perm(n, e->role, pn->perm, pn->shared, &pe->perm, &pe->shared);
+        node_child_perm(n, e->role, pn->perm, pn->shared, &pe->perm, &pe->shared);
         if (e->unsettled) {
             pe->shared = PERM_ALL;
         }
@@ -337,6 +348,16 @@ void coroutine_fn perm_lower(Node *n)
 
     /* A driver that cannot give up a lock keeps it: harmless to us, and nothing that the caller could do better. */
     (void)perm_update(n, false, &err);
+}
+
+void node_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
+                     unsigned *perm, unsigned *shared)
+{
+    n->driver->child_perm(n, role, parent_perm, parent_shared, perm, shared);
+    if (node_will_be_inactive(n)) {
+        *perm &= PERM_CONSISTENT_READ;
+        *shared = PERM_ALL;
+    }
 }
 
 void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,

@@ -139,9 +139,9 @@ BlockDeviceInfo *node_query_info(Node *n, bool flat, Error **errp)
     }
     i->file = g_strdup(i->image->filename);
     i->node_name = g_strdup(n->name);
-    i->ro = atomic_load(&n->read_only);
+    i->ro = node_is_read_only(n);
     i->drv = g_strdup(n->driver->name);
-    i->active = true;
+    i->active = !atomic_load(&n->inactive);
     if (backing) {
         i->backing_file = i->image->backing_image ? g_strdup(i->image->backing_image->filename)
                                                   : node_shown_filename(backing);

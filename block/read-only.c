@@ -91,6 +91,11 @@ bool coroutine_fn node_set_writable(Node *n, Error **errp)
 {
     g_autoptr(GPtrArray) list = NULL;
 
+    if (atomic_load(&n->inactive)) {
+        error_set(errp, ERROR_PERMISSION, n->name, "permissions",
+                  "Permission 'write' unavailable on inactive node");
+        return false;
+    }
     if (!atomic_load(&n->read_only)) {
         return true;
     }
@@ -104,8 +109,20 @@ bool coroutine_fn node_set_writable(Node *n, Error **errp)
     return false;
 }
 
+/* An inactive node writes nothing; it shall be read-only when it is active. */
+void node_rest_read_only(Node *n)
+{
+    do {
+        n->rest_read_only = true;
+        n = n->file ? n->file->target : NULL;
+    } while (n && atomic_load(&n->inactive) && !n->monitor_owned && n->parents->len == 1);
+}
+
 bool coroutine_fn node_set_read_only(Node *n, Error **errp)
 {
+    if (atomic_load(&n->inactive)) {
+        node_rest_read_only(n);
+    }
     if (atomic_load(&n->read_only)) {
         return true;
     }

@@ -75,6 +75,9 @@ int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint
 {
     Node *n = edge_enter_flags(e, r, flags);
 
+    if (e->role == EDGE_ROOT && atomic_load_explicit(&n->inactive, memory_order_relaxed)) {
+        return -EPERM; /* what is allocated is another process's to say */
+    }
     flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
     if (flags & REQ_COPY) {
         edge_copy_barrier(e);

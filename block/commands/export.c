@@ -3,10 +3,15 @@
  * block-export-add, block-export-del, query-block-exports.
  */
 #include "block/export.h"
+#include "block/reopen.h"
 #include "qapi-commands.h"
 
 bool coroutine_fn qmp_block_export_add(const BlockExportOptions *arg, Error **errp)
 {
+    if (!(arg->has_allow_inactive && arg->allow_inactive) && !export_find(arg->id) &&
+        !blockdev_activate_for_export(arg->node_name, errp)) {
+        return false;
+    }
     return export_add(arg, errp);
 }
 

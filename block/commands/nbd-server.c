@@ -4,6 +4,7 @@
  */
 #include "block/backend.h"
 #include "block/export.h"
+#include "block/reopen.h"
 #include "block/graph.h"
 #include "block/nbd-server.h"
 #include "qapi-commands.h"
@@ -46,10 +47,10 @@ bool coroutine_fn qmp_nbd_server_add(const NbdServerAddArg *arg, Error **errp)
     }
     o.id = (char *)name;
     o.node_name = n->name;
-    o.writable = arg->has_writable && arg->writable && !atomic_load(&n->read_only);
+    o.writable = arg->has_writable && arg->writable && !node_is_read_only(n);
     o.u.nbd.name = (char *)name;
     o.u.nbd.description = arg->description;
-    return export_add(&o, errp);
+    return blockdev_activate_for_export(o.node_name, errp) && export_add(&o, errp);
 }
 
 bool coroutine_fn qmp_nbd_server_remove(const NbdServerRemoveArg *arg, Error **errp)

@@ -43,8 +43,16 @@ static char *owner_id(void *opaque)
     return g_strdup(((Export *)opaque)->id);
 }
 
-static const EdgeOwner owner = {
-    .describe = describe, .name = owner_name, .id = owner_id, .resized = resized};
+static bool bears_inactive(void *opaque)
+{
+    return ((Export *)opaque)->allow_inactive;
+}
+
+static const EdgeOwner owner = {.describe = describe,
+                                .name = owner_name,
+                                .id = owner_id,
+                                .resized = resized,
+                                .bears_inactive = bears_inactive};
 
 Export *export_find(const char *id)
 {
@@ -141,7 +149,7 @@ static bool coroutine_fn attach(Export *e, const char *node_name, Error **errp)
     if (!n) {
         return false;
     }
-    if (e->writable && atomic_load(&n->read_only)) {
+    if (e->writable && node_is_read_only(n)) {
         error_set(errp, ERROR_PERMISSION, n->name, "block-export-add",
                   "Cannot export read-only node as writable");
         return false;
@@ -151,6 +159,16 @@ static bool coroutine_fn attach(Export *e, const char *node_name, Error **errp)
         edge_keep_stats(e->edge);
     }
     return e->edge;
+}
+
+static bool check_inactive(const Export *e, Error **errp)
+{
+    if (e->allow_inactive && !e->driver->bears_inactive) {
+        error_set(errp, ERROR_UNSUPPORTED, e->id, "block-export-add",
+                  "Export type does not support inactive exports");
+        return false;
+    }
+    return true;
 }
 
 bool coroutine_fn export_add(const BlockExportOptions *options, Error **errp)
@@ -170,13 +188,15 @@ bool coroutine_fn export_add(const BlockExportOptions *options, Error **errp)
     e->type = options->type;
     e->id = g_strdup(options->id);
     e->writable = options->has_writable && options->writable;
+    e->allow_inactive = options->has_allow_inactive && options->allow_inactive;
     e->writethrough = options->has_writethrough && options->writethrough;
     if (!exports) {
         exports = g_ptr_array_new();
         waiters = g_ptr_array_new();
     }
     g_ptr_array_add(exports, e); /* the name is taken from here on */
-    if (find_threads(e, options->iothread, errp) && attach(e, options->node_name, errp)) {
+    if (check_inactive(e, errp) && find_threads(e, options->iothread, errp) &&
+        attach(e, options->node_name, errp)) {
         if (driver->create(e, options, errp)) {
             return true;
         }

@@ -137,6 +137,7 @@ static void nbd_cleanup(Export *base)
 
 const ExportDriver export_driver_nbd = {
     .name = "nbd",
+    .bears_inactive = true,
     .size = sizeof(NbdExport),
     .create = nbd_create,
     .clients = nbd_clients,

@@ -116,6 +116,21 @@ static bool coroutine_fn raw_reopen_prepare(Node *n, Reopen *r, Error **errp)
     return window_size(n, &r->options->u.raw, r->file, &size, errp);
 }
 
+static bool coroutine_fn raw_reopen_load(Node *n, Reopen *r, Error **errp)
+{
+    uint64_t size;
+
+    if (!r->reload) {
+        return true;
+    }
+    if (!window_size(n, &r->options->u.raw, r->file, &size, errp)) {
+        return false;
+    }
+    atomic_store(&n->size,
+                 size); /* for those above; whether or not it becomes active, it is what there is */
+    return true;
+}
+
 static void coroutine_fn raw_reopen_switch(Node *n, Reopen *r)
 {
     const BlockdevOptionsRaw *o = &r->options->u.raw;
@@ -261,6 +276,7 @@ const BlockDriver driver_raw = {
     .open = raw_open,
     .reopen_options = reopen_options,
     .reopen_prepare = raw_reopen_prepare,
+    .reopen_load = raw_reopen_load,
     .reopen_switch = raw_reopen_switch,
     .reopen_end = raw_reopen_end,
     .child_perm = raw_child_perm,

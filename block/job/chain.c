@@ -164,6 +164,20 @@ void coroutine_fn chain_remove_filter(Node *filter)
 
 /* ---- beginning ---- */
 
+bool chain_check_active(const Node *n, const char *what, const char *above, const char *prefix,
+                        Error **errp)
+{
+    g_autofree char *name = above ? g_strdup(above) : node_generate_name();
+
+    if (atomic_load(&((Node *)n)->inactive)) {
+        error_set(errp, ERROR_BUSY, n->name, "job",
+                  "%sInactive '%s' can't be a %s child of active '%s'", prefix, n->name, what,
+                  name);
+        return false;
+    }
+    return true;
+}
+
 bool coroutine_fn chain_wait_free(Node *top, const Node *bottom, Error **errp)
 {
     bool waited;

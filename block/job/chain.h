@@ -21,6 +21,10 @@ Node *chain_overlay(Node *top, const Node *n);
 Node *chain_find_file(Node *top, const char *name);
 /* A node by name; the filter of a job stands for the node below it. */
 Node *chain_lookup(const char *name, Error **errp);
+/* Jobs work on active nodes.  what, above: what n would be to which node (NULL: one without a name of its own); prefix: what the text begins with.
+ * Error: "Inactive '%s' can't be a %s child of active '%s'". */
+bool chain_check_active(const Node *n, const char *what, const char *above, const char *prefix,
+                        Error **errp);
 /* Waits (bounded) until no transaction has a node from `top` down to `bottom` (NULL: the end) reserved, then looks whether a job has one. */
 bool coroutine_fn chain_wait_free(Node *top, const Node *bottom, Error **errp);
 

@@ -455,6 +455,9 @@ static bool coroutine_fn start(const BlockCommitArg *a, Error **errp)
                   "'backing-file' specified, but 'top' is the active layer");
         return false;
     }
+    if (!chain_check_active(top, "backing", a->filter_node_name, "", errp)) {
+        return false;
+    }
     c = (CommitJob *)job_new(active ? &driver_active : &driver_intermediate, &args, errp);
     if (!c) {
         return false;

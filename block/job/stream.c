@@ -322,6 +322,9 @@ static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
                   device->name);
         return false;
     }
+    if (!chain_check_active(device, "file", a->filter_node_name, "Could not create node: ", errp)) {
+        return false;
+    }
     if (!args.id) {
         args.id = node_backend_name(device);
     }

@@ -68,6 +68,7 @@ void coroutine_fn file_ro_abort(Node *n);
 /* ---- file-reopen.c ---- */
 extern const char *const file_reopen_options[];
 bool coroutine_fn file_reopen_prepare(Node *n, struct Reopen *r, Error **errp);
+bool coroutine_fn file_reopen_load(Node *n, struct Reopen *r, Error **errp);
 void coroutine_fn file_reopen_switch(Node *n, struct Reopen *r);
 /* True if the file that fd is open on may be opened for writing. */
 bool file_can_write(const char *name, int fd);

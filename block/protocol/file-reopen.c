@@ -6,6 +6,8 @@
 #include "file-internal.h"
 #include "qapi-types.h"
 #include "util/worker.h"
+#include <errno.h>
+#include <sys/stat.h>
 
 const char *const file_reopen_options[] = {"drop-cache", "x-check-cache-dropped", NULL};
 
@@ -30,6 +32,33 @@ bool coroutine_fn file_reopen_prepare(Node *n, Reopen *r, Error **errp)
         r->read_only = true;
     }
     return true;
+}
+
+static int size_on_worker(void *opaque)
+{
+    Node *n = opaque;
+    struct stat st;
+
+    if (fstat(file_state(n)->fd, &st) < 0) {
+        return -errno;
+    }
+    if ((uint64_t)st.st_size > BLOCK_MAX_SIZE) {
+        return -EFBIG;
+    }
+    atomic_store(&n->size, file_node_size(st.st_size));
+    return 0;
+}
+
+/* While it was inactive another process may have made it longer or shorter.  Its size is what it is, also if it does not become active. */
+bool coroutine_fn file_reopen_load(Node *n, Reopen *r, Error **errp)
+{
+    int ret = r->reload ? worker_run(WORKERS_CONTROL, size_on_worker, n) : 0;
+
+    if (ret < 0) {
+        error_set_errno(errp, -ret, n->filename, "reopen", "Could not read the state of '%s'",
+                        n->filename);
+    }
+    return ret == 0;
 }
 
 void coroutine_fn file_reopen_switch(Node *n, Reopen *r)

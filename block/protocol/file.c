@@ -218,6 +218,7 @@ const BlockDriver driver_file = {
     .close = file_close,
     .reopen_options = file_reopen_options,
     .reopen_prepare = file_reopen_prepare,
+    .reopen_load = file_reopen_load,
     .reopen_switch = file_reopen_switch,
     .perm_prepare = file_perm_prepare,
     .perm_commit = file_perm_commit,

@@ -12,7 +12,7 @@
 static const char *const common[] = {"read-only", "auto-read-only", "cache",
                                      "discard",   "detect-zeroes",  NULL};
 /* Looked at elsewhere. */
-static const char *const others[] = {"driver", "node-name", "file", "backing", NULL};
+static const char *const others[] = {"driver", "node-name", "file", "backing", "active", NULL};
 
 static bool contains(const char *const *list, const char *name)
 {

@@ -12,6 +12,7 @@
 #include "journal-internal.h"
 #include "../io-internal.h"
 #include "../node-internal.h"
+#include "block/reopen.h"
 #include "util/log.h"
 #include <string.h>
 
@@ -185,8 +186,7 @@ static bool check_parents_fit(const Node *old, const Node *overlay, Error **errp
     for (guint i = 0; i < old->parents->len; i++) {
         const Edge *a = g_ptr_array_index(old->parents, i);
 
-        if ((a->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED)) &&
-            atomic_load(&((Node *)overlay)->read_only)) {
+        if ((a->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED)) && node_is_read_only(overlay)) {
             error_set(errp, ERROR_PERMISSION, overlay->name, "snapshot", "Block node is read-only");
             return false;
         }
@@ -223,6 +223,25 @@ static bool check_size(const Node *old, const Node *overlay, Error **errp)
     return true;
 }
 
+/* An overlay of an inactive disk is inactive, as the disk was; one of an active disk must be active for those who write. */
+static bool coroutine_fn match_activity(Snapshot *s, Error **errp)
+{
+    Node *old = s->old_node, *overlay = s->overlay_node;
+    bool inactive = atomic_load(&old->inactive);
+
+    if (inactive && !atomic_load(&overlay->inactive)) {
+        s->inactivated = blockdev_set_active_reserved(overlay, false, errp);
+        return s->inactivated;
+    }
+    if (!inactive && atomic_load(&overlay->inactive) &&
+        (old->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED))) {
+        error_set(errp, ERROR_PERMISSION, overlay->name, "snapshot",
+                  "Permission 'write' unavailable on inactive node");
+        return false;
+    }
+    return true;
+}
+
 bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp)
 {
     if (!s->old_node) {
@@ -230,7 +249,7 @@ bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp)
     }
     s->overlay_node = node_ref(planned_node(s->overlay));
     if (!check_overlay(s->overlay_node, errp) || !check_size(s->old_node, s->overlay_node, errp) ||
-        !check_parents_fit(s->old_node, s->overlay_node, errp)) {
+        !check_parents_fit(s->old_node, s->overlay_node, errp) || !match_activity(s, errp)) {
         return false;
     }
     s->backing = edge_attach(s->old_node, s->overlay_node, NULL, NULL, "backing", EDGE_COW,
@@ -266,6 +285,10 @@ void coroutine_fn snapshot_unlink(Snapshot *s)
         edge_detach(s->backing);
         s->backing = NULL;
     }
+    if (s->inactivated && !blockdev_set_active_reserved(s->overlay_node, true, &err)) {
+        log_warn("%s: could not be made active again: %s", s->overlay_node->name, err->message);
+    }
+    s->inactivated = false;
     g_clear_pointer(&s->overlay_node, node_unref);
     g_clear_pointer(&s->old_node, node_unref);
 }
@@ -296,6 +319,9 @@ void coroutine_fn snapshot_settled(Snapshot *s, const Action *a)
     if (s->ro_prepared) {
         node_ro_commit(s->old_node);
         s->ro_prepared = false;
+    }
+    if (atomic_load(&s->old_node->inactive)) {
+        node_rest_read_only(s->old_node);
     }
     /* The backing edge now shares what a backing edge shares; the old node's file is given up for writing. */
     perm_lower(s->overlay_node);

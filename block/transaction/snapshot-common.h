@@ -15,6 +15,7 @@ typedef struct Snapshot {
     Node *overlay_node;         /* from link on; reference */
     Edge *backing;              /* overlay -> old, attached by link */
     bool ro_prepared;
+    bool inactivated;          /* the overlay, as the old node is inactive */
     bool wrote_backing_string; /* into the overlay's header; taken out again by unlink */
 } Snapshot;
 

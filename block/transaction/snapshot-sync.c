@@ -168,8 +168,10 @@ static BlockdevOptions *overlay_options(const SnapshotSyncAction *sa, const Node
     json_object_object_add(o, "driver", json_object_new_string(sa->format));
     json_object_object_add(o, "node-name", json_object_new_string(sa->overlay_name));
     json_object_object_add(o, "file", json_object_new_string(file->name));
-    json_object_object_add(o, "read-only",
-                           json_object_new_boolean(atomic_load(&((Node *)like)->read_only)));
+    json_object_object_add(o, "read-only", json_object_new_boolean(node_is_read_only(like)));
+    if (atomic_load(&((Node *)like)->inactive)) {
+        json_object_object_add(o, "active", json_object_new_boolean(false));
+    }
     json_object_object_add(o, "discard",
                            json_object_new_string(like->discard_unmap ? "unmap" : "ignore"));
     json_object_object_add(o, "detect-zeroes", json_object_new_string(detect[like->detect_zeroes]));

@@ -17,9 +17,10 @@ struct BlockExportInfoList;
 
 /* What a protocol provides. */
 typedef struct ExportDriver {
-    const char *name;  /* as in BlockExportType */
-    bool many_threads; /* can use more than one I/O thread */
-    size_t size;       /* of the structure that begins with Export */
+    const char *name;    /* as in BlockExportType */
+    bool many_threads;   /* can use more than one I/O thread */
+    bool bears_inactive; /* its clients may find the node inactive: writes fail with -EPERM */
+    size_t size;         /* of the structure that begins with Export */
     /* The edge is attached; starts serving. */
     bool coroutine_fn (*create)(Export *e, const struct BlockExportOptions *options, Error **errp);
     /* Clients connected now. */
@@ -40,9 +41,11 @@ struct Export {
     IOThread **iothreads; /* each counted as a user */
     unsigned niothreads;  /* at least 1 */
     bool writable, writethrough;
+    bool allow_inactive;
     bool shutting_down;
 };
 
+/* The node is active (blockdev_activate_for_export()), or allow-inactive is set. */
 bool coroutine_fn export_add(const struct BlockExportOptions *options, Error **errp);
 Export *export_find(const char *id);
 /* Removes an export; hard: clients are disconnected, else it is an error if there are any.  Returns at once: the event

@@ -20,6 +20,8 @@
  *  N2  the cumulative permissions of a node are the or of its edges' perm and the and of their shared; every edge's perm is
  *      within what all the others share.
  *  N3  a hidden node (an overlay of a running prepare) is in no list and no query.
+ *  N4  an inactive node (blockdev-set-active) is read_only, takes no more of its children than to read them, and lets others do with them what
+ *      they want, other processes too; no node above it is active.
  */
 #ifndef BLOCK_NODE_H
 #define BLOCK_NODE_H
@@ -62,6 +64,8 @@ typedef struct EdgeOwner {
     char *(*id)(void *opaque);
     /* The node's size changed, or the edge leads to another node.  Control thread. */
     void (*resized)(void *opaque);
+    /* May the node be inactive?  Then this user has no permissions on it meanwhile, whatever his edge says.  NULL: no. */
+    bool (*bears_inactive)(void *opaque);
 } EdgeOwner;
 
 /* A user without a name: "an unnamed block device". */
@@ -129,6 +133,8 @@ struct Node {
     /* ---- any thread ---- */
     _Atomic uint64_t size;  /* bytes of the virtual disk */
     _Atomic bool read_only; /* no write-like request gets in: -EROFS/-EPERM */
+    _Atomic bool
+        inactive; /* N4; what another process may have changed behind our back is not relied on */
     NodeCount count[LOOP_SLOTS];
     _Atomic uint64_t highest_write; /* end of the highest write since it was opened */
     _Atomic uint64_t
@@ -160,6 +166,7 @@ struct Node {
     bool hidden;         /* N3 */
     bool auto_read_only; /* opened read-write only if possible; follows its parents' needs (file) */
     bool user_read_only; /* read-only=on was asked for */
+    bool rest_read_only; /* while it is inactive: what read_only will be when it is active again */
     bool backing_overridden; /* `backing` was given, not taken from the header */
     struct BlockdevOptions
         *options; /* as opened, defaults and inherited ones filled in; children's are their own */
@@ -217,6 +224,11 @@ Edge *coroutine_fn edge_attach(Node *n, Node *parent, const EdgeOwner *owner, vo
 void coroutine_fn edge_detach(Edge *e);
 /* Changes what a parent takes and shares; on error nothing changes. */
 bool coroutine_fn edge_set_perm(Edge *e, unsigned perm, unsigned shared, Error **errp);
+
+/* "Inactive '%s' can't be a %s child of active '%s'" if that is what it would be. */
+bool node_check_child_active(const Node *parent, const Node *child, const char *name, Error **errp);
+/* What Node.read_only is, or will be when the node is active again. */
+bool node_is_read_only(const Node *n);
 
 /* Is it one by which a job holds a node? */
 bool edge_is_job(const Edge *e);

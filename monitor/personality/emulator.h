@@ -74,6 +74,8 @@ void device_print_help(void);
 void machine_init(bool emulator);
 bool machine_is_emulator(void);
 void machine_set_prelaunch(void);
+/* Everything is there: unless -S was given the guest would run from here on, and its disks are active. */
+bool coroutine_fn machine_start(Error **errp);
 /* Event SHUTDOWN, if an emulator is asked for. */
 void machine_shutdown(bool by_signal);
 

@@ -4,6 +4,7 @@
  */
 #include "emulator.h"
 #include "block/image-created.h"
+#include "block/reopen.h"
 #include "block/transaction.h"
 #include "monitor/chardev.h"
 #include "qapi-commands.h"
@@ -57,6 +58,11 @@ void machine_set_prelaunch(void)
     state = RUN_STATE_PRELAUNCH;
 }
 
+bool coroutine_fn machine_start(Error **errp)
+{
+    return state != RUN_STATE_RUNNING || blockdev_set_active(NULL, true, errp);
+}
+
 void machine_shutdown(bool by_signal)
 {
     if (is_emulator) {
@@ -88,7 +94,9 @@ bool coroutine_fn qmp_stop(Error **errp)
 
 bool coroutine_fn qmp_cont(Error **errp)
 {
-    (void)errp;
+    if (!blockdev_set_active(NULL, true, errp)) {
+        return false;
+    }
     if (state != RUN_STATE_RUNNING) {
         qapi_event_send_resume();
     }

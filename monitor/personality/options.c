@@ -445,5 +445,5 @@ bool coroutine_fn emulator_start(Error **errp)
     return run_kind(CHARDEV, CHARDEV, errp) && run_kind(OBJECT, OBJECT, errp) &&
            run_kind(BLOCKDEV, BLOCKDEV, errp) && run_kind(DRIVE, IMAGE, errp) &&
            run_drive_devices(errp) && run_kind(DEVICE, DEVICE, errp) &&
-           run_kind(MONITOR, QTEST, errp) && run_default_monitor(errp);
+           run_kind(MONITOR, QTEST, errp) && run_default_monitor(errp) && machine_start(errp);
 }

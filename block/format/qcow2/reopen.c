@@ -6,6 +6,7 @@
  *   read-only to writable   the refcounts are read beside what is there
  *   writable to read-only   everything is written; tables stay
  *   another file            a state of its own is read from it, and takes the place of the present one as a whole
+ *   inactive to active      the same, as the file may be another one in all but its name
  */
 #include "block/reopen.h"
 #include "qapi-types.h"
@@ -21,7 +22,7 @@ const char *const qcow2_reopen_options[] = {
 
 typedef struct Qcow2Reopen {
     Qcow2Options opt;
-    Qcow2 *fresh;        /* another file: its state */
+    Qcow2 *fresh;        /* another file, or one that has changed: its state */
     bool stopped;        /* housekeeping is */
     bool read_refcounts; /* for this reopen */
 } Qcow2Reopen;
@@ -54,7 +55,7 @@ bool coroutine_fn qcow2_reopen_prepare(Node *n, Reopen *r, Error **errp)
         return false;
     }
     r->hold |= !same_options(&s->opt, &q->opt);
-    return r->new_file || r->read_only || is_writable(n) ||
+    return r->new_file || r->reload || r->read_only || is_writable(n) ||
            header_check_supported(&q->header, true, errp);
 }
 
@@ -65,7 +66,7 @@ bool coroutine_fn qcow2_reopen_quiesce(Node *n, Reopen *r, Error **errp)
     Request request;
     int ret;
 
-    if (!r->new_file && !(is_writable(n) && r->read_only)) {
+    if (!r->new_file && !r->reload && !(is_writable(n) && r->read_only)) {
         return true;
     }
     s->stopped = true;
@@ -89,7 +90,7 @@ static bool coroutine_fn load(Node *n, Reopen *r, Request *request, Error **errp
     Qcow2 *q = qcow2_of(n);
     Qcow2Reopen *s = r->state;
 
-    if (r->new_file) {
+    if (r->new_file || r->reload) {
         s->fresh = qcow2_state_new(n);
         s->fresh->file = r->file;
         s->fresh->opt = s->opt;
