@@ -4,15 +4,31 @@
  *
  * The medium is the target of an edge with role EDGE_ROOT, owned by the backend.  Nobody else changes that edge but changes (the cut moves
  * it), so `edge->target` is the medium at any time.
+ *
+ * Putting a medium in, taking it out and changing permissions can suspend, so `lock` puts them in an order: they wait for locks of files, not
+ * for requests.  Requests of consoles pin the medium: one that is taken out meanwhile belongs to the backend no more, and its edge goes with
+ * the last pin.
+ *
+ * Lock order: a backend's lock, then that of updates of permissions (perm.c).
  */
 #include "block/backend.h"
 #include "block/graph.h"
 #include "qapi-types.h"
 #include <string.h>
 
-struct Backend {
-    char *name; /* NULL: anonymous */
+struct Medium {
+    Backend *backend; /* referenced: it is the edge's owner */
     Edge *edge;
+    unsigned pins; /* one is the backend's own, while it is in */
+};
+
+struct Backend {
+    unsigned refs;
+    bool gone; /* freed: takes no medium any more */
+    CoMutex lock;
+    char *name;     /* NULL: anonymous */
+    Medium *medium; /* NULL: none */
+    MediumDefaults defaults;
     unsigned perm, shared;
     bool writethrough;
     const BackendDevice *device;
@@ -87,7 +103,9 @@ Backend *backend_new(const char *name, Error **errp)
     }
     b = g_new0(Backend, 1);
     b->name = g_strdup(name);
+    b->refs = 1;
     b->shared = PERM_ALL;
+    co_mutex_init(&b->lock);
     if (!backends) {
         backends = g_ptr_array_new();
     }
@@ -95,12 +113,32 @@ Backend *backend_new(const char *name, Error **errp)
     return b;
 }
 
+Backend *backend_ref(Backend *b)
+{
+    b->refs++;
+    return b;
+}
+
+void backend_unref(Backend *b)
+{
+    if (--b->refs == 0) {
+        co_mutex_destroy(&b->lock);
+        g_free(b->name);
+        g_free(b);
+    }
+}
+
 void coroutine_fn backend_free(Backend *b)
 {
     g_ptr_array_remove(backends, b);
+    b->gone = true;
     backend_eject(b);
-    g_free(b->name);
-    g_free(b);
+    backend_unref(b);
+}
+
+bool backend_is_gone(const Backend *b)
+{
+    return b->gone;
 }
 
 void coroutine_fn backend_free_all(void)
@@ -127,7 +165,34 @@ const char *backend_name(const Backend *b)
 
 Edge *backend_edge(const Backend *b)
 {
-    return b->edge;
+    return b->medium ? b->medium->edge : NULL;
+}
+
+Medium *backend_pin(Backend *b)
+{
+    if (b->medium) {
+        b->medium->pins++;
+    }
+    return b->medium;
+}
+
+Edge *medium_edge(const Medium *m)
+{
+    return m->edge;
+}
+
+bool medium_is_in(const Medium *m)
+{
+    return m->backend->medium == m;
+}
+
+void coroutine_fn medium_unpin(Medium *m)
+{
+    if (--m->pins == 0) {
+        edge_detach(m->edge);
+        backend_unref(m->backend);
+        g_free(m);
+    }
 }
 
 const char *node_backend_name(const Node *n)
@@ -135,41 +200,102 @@ const char *node_backend_name(const Node *n)
     for (guint i = 0; backends && i < backends->len; i++) {
         const Backend *b = g_ptr_array_index(backends, i);
 
-        if (b->name && b->edge && b->edge->target == n) {
+        if (b->name && b->medium && b->medium->edge->target == n) {
             return b->name;
         }
     }
     return "";
 }
 
-bool coroutine_fn backend_insert(Backend *b, Node *n, Error **errp)
+static bool coroutine_fn insert_locked(Backend *b, Node *n, Error **errp)
 {
-    if (b->edge) {
+    Edge *e;
+
+    if (b->medium) {
         error_set(errp, ERROR_BUSY, b->name, "insert", "There already is a medium in the device");
         return false;
     }
-    b->edge = edge_attach(n, NULL, &owner, b, "root", EDGE_ROOT, b->perm, b->shared, errp);
-    return b->edge;
+    e = b->gone ? NULL
+                : edge_attach(n, NULL, &owner, b, "root", EDGE_ROOT, b->perm, b->shared, errp);
+    if (e && b->gone) { /* meanwhile */
+        edge_detach(e);
+        e = NULL;
+    }
+    if (b->gone) {
+        g_clear_pointer(errp, error_free);
+        error_set(errp, ERROR_NOT_FOUND, NULL, "insert", "The device was removed");
+    }
+    if (!e) {
+        return false;
+    }
+    b->medium = g_new0(Medium, 1);
+    b->medium->backend = backend_ref(b);
+    b->medium->edge = e;
+    b->medium->pins = 1;
+    return true;
+}
+
+bool coroutine_fn backend_insert(Backend *b, Node *n, Error **errp)
+{
+    bool ok;
+
+    backend_ref(b);
+    co_mutex_lock(&b->lock);
+    ok = insert_locked(b, n, errp);
+    co_mutex_unlock(&b->lock);
+    backend_unref(b);
+    return ok;
 }
 
 void coroutine_fn backend_eject(Backend *b)
 {
-    Edge *e = b->edge;
+    Medium *m;
 
-    b->edge = NULL;
-    if (e) {
-        edge_detach(e);
+    backend_ref(b);
+    co_mutex_lock(&b->lock);
+    m = b->medium;
+    if (m) {
+        b->defaults = backend_defaults(b);
+        b->medium = NULL;
+        medium_unpin(m);
     }
+    co_mutex_unlock(&b->lock);
+    backend_unref(b);
+}
+
+MediumDefaults backend_defaults(const Backend *b)
+{
+    const Node *n = b->medium ? b->medium->edge->target : NULL;
+
+    if (!n) {
+        return b->defaults;
+    }
+    return (MediumDefaults){.read_only = atomic_load(&n->read_only),
+                            .cache_direct = n->cache_direct,
+                            .cache_no_flush = n->cache_no_flush,
+                            .discard_unmap = n->discard_unmap,
+                            .detect_zeroes = n->detect_zeroes};
+}
+
+void backend_set_defaults(Backend *b, const MediumDefaults *d)
+{
+    b->defaults = *d;
 }
 
 bool coroutine_fn backend_set_perm(Backend *b, unsigned perm, unsigned shared, Error **errp)
 {
-    if (b->edge && !edge_set_perm(b->edge, perm, shared, errp)) {
-        return false;
+    bool ok;
+
+    backend_ref(b);
+    co_mutex_lock(&b->lock);
+    ok = !b->medium || edge_set_perm(b->medium->edge, perm, shared, errp);
+    if (ok) {
+        b->perm = perm;
+        b->shared = shared;
     }
-    b->perm = perm;
-    b->shared = shared;
-    return true;
+    co_mutex_unlock(&b->lock);
+    backend_unref(b);
+    return ok;
 }
 
 bool coroutine_fn backend_add_perm(Backend *b, unsigned perm, Error **errp)
@@ -218,12 +344,12 @@ static BlockInfo *info(const Backend *b, Error **errp)
         i->io_status = BLOCK_DEVICE_IO_STATUS_OK;
     }
     i->removable = !d || d->removable; /* one that nothing is attached to can be changed */
-    if (i->removable && d) {
+    if (d && d->has_tray) {
         i->has_tray_open = true;
         i->tray_open = d->tray_open;
     }
-    if (b->edge) {
-        i->inserted = node_query_info(b->edge->target, false, errp);
+    if (b->medium) {
+        i->inserted = node_query_info(b->medium->edge->target, false, errp);
         if (!i->inserted) {
             return NULL;
         }

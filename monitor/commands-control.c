@@ -3,6 +3,7 @@
  * The commands of the monitor itself.
  */
 #include "monitor/qmp.h"
+#include "qapi/dispatch.h"
 #include "qapi/json-writer.h"
 #include "qapi-commands.h"
 #include "qapi-introspect.h"
@@ -52,8 +53,12 @@ bool coroutine_fn qmp_query_commands(CommandInfoList **ret_out, Error **errp)
     (void)errp;
     /* Latest first, as clients know it. */
     for (unsigned i = 0; i < qapi_commands_count; i++) {
-        CommandInfoList *item = g_new0(CommandInfoList, 1);
+        CommandInfoList *item;
 
+        if (qapi_is_hidden(qapi_commands[i].name)) {
+            continue;
+        }
+        item = g_new0(CommandInfoList, 1);
         item->value = g_new0(CommandInfo, 1);
         item->value->name = g_strdup(qapi_commands[i].name);
         item->next = list;
@@ -73,7 +78,13 @@ static struct json_object *query_qmp_schema(struct json_object *args, Error **er
     if (!schema) {
         schema = json_object_new_array();
         for (unsigned i = 0; qapi_introspection[i]; i++) {
-            json_object_array_add(schema, json_tokener_parse(qapi_introspection[i]));
+            struct json_object *entity = json_tokener_parse(qapi_introspection[i]);
+
+            if (qapi_is_hidden(json_object_get_string(json_object_object_get(entity, "name")))) {
+                json_object_put(entity);
+            } else {
+                json_object_array_add(schema, entity);
+            }
         }
         qapi_json_freeze(schema);
     }

@@ -16,7 +16,7 @@ typedef struct Request {
     bool oob;
 } Request;
 
-static GHashTable *raw_commands, *open_commands;
+static GHashTable *raw_commands, *open_commands, *hidden;
 
 void qapi_set_raw_command(const char *name, QapiRawCommand *fn)
 {
@@ -33,6 +33,19 @@ void qapi_set_open_command(const char *name, QapiRawCommand *fn)
         open_commands = g_hash_table_new(g_str_hash, g_str_equal);
     }
     g_hash_table_add(open_commands, (void *)name);
+}
+
+void qapi_hide(const char *name)
+{
+    if (!hidden) {
+        hidden = g_hash_table_new(g_str_hash, g_str_equal);
+    }
+    g_hash_table_add(hidden, (void *)name);
+}
+
+bool qapi_is_hidden(const char *name)
+{
+    return hidden && g_hash_table_contains(hidden, name);
 }
 
 static bool bad_member(Error **errp, const char *member, const char *what)
@@ -96,7 +109,7 @@ static const QapiCommand *find(const QapiCommand *table, unsigned count, const R
     for (unsigned i = 0; i < count; i++) {
         const QapiCommand *c = &table[i];
 
-        if (strcmp(c->name, r->name) != 0) {
+        if (strcmp(c->name, r->name) != 0 || qapi_is_hidden(c->name)) {
             continue;
         }
         if (r->oob && !(c->flags & QAPI_COMMAND_OOB)) {

@@ -16,18 +16,33 @@
 typedef struct Backend Backend;
 struct BlockInfoList;
 
+/* What is in a backend. */
+typedef struct Medium Medium;
+
 /* What the guest device that uses a backend tells about itself. */
 typedef struct BackendDevice {
     const char *qdev; /* path or id of the device, as queries show it; the device's memory */
-    bool removable;   /* has a tray */
+    bool removable;   /* its medium can be changed */
+    bool has_tray;    /* that can be opened and closed: a medium is changed while it is open */
     bool tray_open, locked;
 } BackendDevice;
+
+/* How the next medium is opened when nothing else is said: as the last one was, or as the drive's options were. */
+typedef struct MediumDefaults {
+    bool read_only, cache_direct, cache_no_flush, discard_unmap;
+    DetectZeroes detect_zeroes;
+} MediumDefaults;
 
 /* A backend without medium.  name: as node_name_check() allows; NULL: anonymous, lives as long as its device.
  * Errors: "Device with id '%s' already exists", "Device name '%s' conflicts with an existing node name", "Invalid device name". */
 Backend *backend_new(const char *name, Error **errp);
-/* Takes the medium out (suspends) and frees it. */
+/* Takes the medium out (suspends) and drops the reference of who made it. */
 void coroutine_fn backend_free(Backend *b);
+/* Who suspends and uses b after that holds a reference, and asks whether it was freed meanwhile. */
+Backend *backend_ref(Backend *b);
+void backend_unref(Backend *b);
+bool backend_is_gone(const Backend *b);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Backend, backend_unref)
 /* All of them; before the graph is closed. */
 void coroutine_fn backend_free_all(void);
 
@@ -40,9 +55,19 @@ Edge *backend_edge(const Backend *b);
 /* The name of the first named backend that holds n; "" if none does.  What a job on n is called by default. */
 const char *node_backend_name(const Node *n);
 
-/* Puts a node in; takes a reference by its edge.  Error: "There already is a medium in the device", permission errors. */
+/* For who sends requests: the edge of a pinned medium stays, whether or not it is taken out.  NULL: none inserted. */
+Medium *backend_pin(Backend *b);
+Edge *medium_edge(const Medium *m);
+bool medium_is_in(const Medium *m); /* not taken out yet */
+void coroutine_fn medium_unpin(Medium *m);
+
+/* Puts a node in; takes a reference by its edge.  Errors: "There already is a medium in the device", "The device was removed", permission
+ * errors. */
 bool coroutine_fn backend_insert(Backend *b, Node *n, Error **errp);
+/* Takes the medium out, if there is one.  Its requests may still be under way. */
 void coroutine_fn backend_eject(Backend *b);
+MediumDefaults backend_defaults(const Backend *b);
+void backend_set_defaults(Backend *b, const MediumDefaults *d);
 /* What is taken of and shared on the medium (bits of Perm), now and of later media. */
 bool coroutine_fn backend_set_perm(Backend *b, unsigned perm, unsigned shared, Error **errp);
 /* Adds to what is taken; for consoles that write to a disk without a device. */

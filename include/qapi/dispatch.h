@@ -37,6 +37,11 @@ void qapi_set_raw_command(const char *name, QapiRawCommand *fn);
 /* The same for a command that takes more members than the schema says (device_add): it checks its arguments itself. */
 void qapi_set_open_command(const char *name, QapiRawCommand *fn);
 
+/* A command or event of the schema that this process does not have: no request finds it, and no query lists it.  Before the first request; the
+ * name is not copied. */
+void qapi_hide(const char *name);
+bool qapi_is_hidden(const char *name);
+
 /* Refuses a command by its name, before it is looked up: true, or false with *errp set. */
 typedef bool QapiAllowed(void *opaque, const char *name, Error **errp);
 

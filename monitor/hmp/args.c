@@ -155,7 +155,7 @@ static const char *expected(char code)
                          : "string expected";
 }
 
-/* Flags stand before the other arguments: "-n -v", "-nv". */
+/* The flags that stand here: "-n -v", "-nv".  They stand where the row has its first one. */
 static bool take_flags(const char *command, char **specs, const char **pos, struct json_object *o,
                        char **ret_problem)
 {
@@ -198,9 +198,6 @@ static bool take_one(const char *command, const char *spec, const char **pos, st
     bool optional = colon[2] == '?', bad = false;
     char code = colon[1];
 
-    if (code == '-') {
-        return true;
-    }
     if (code == 'S') {
         while (g_ascii_isspace(**pos)) {
             (*pos)++;
@@ -225,10 +222,15 @@ struct json_object *hmp_parse_args(const HmpCommand *c, const char *text, char *
     g_auto(GStrv) specs = g_strsplit(c->args, ",", -1);
     g_autofree char *command = g_strndup(c->name, strcspn(c->name, "|"));
     struct json_object *o = json_object_new_object();
-    bool ok = take_flags(command, specs, &text, o, ret_problem);
+    bool ok = true, flags_taken = false;
 
     for (unsigned i = 0; ok && specs[i]; i++) {
-        ok = take_one(command, specs[i], &text, o, ret_problem);
+        if (strchr(specs[i], ':')[1] != '-') {
+            ok = take_one(command, specs[i], &text, o, ret_problem);
+        } else if (!flags_taken) {
+            flags_taken = true;
+            ok = take_flags(command, specs, &text, o, ret_problem);
+        }
     }
     while (g_ascii_isspace(*text)) {
         text++;

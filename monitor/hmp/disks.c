@@ -311,6 +311,28 @@ bool coroutine_fn hmp_nbd_server_stop(Hmp *h, struct json_object *args, Error **
     return hmp_qmp("nbd-server-stop", NULL, NULL, errp);
 }
 
+/* ---- media ---- */
+
+bool coroutine_fn hmp_eject(Hmp *h, struct json_object *args, Error **errp)
+{
+    struct json_object *o = hmp_object("device", hmp_string(args, "device"), NULL);
+
+    (void)h;
+    add_bool(o, "force", hmp_flag(args, "force"));
+    return hmp_qmp("eject", o, NULL, errp);
+}
+
+bool coroutine_fn hmp_change(Hmp *h, struct json_object *args, Error **errp)
+{
+    struct json_object *o = hmp_object(
+        "device", hmp_string(args, "device"), "filename", hmp_string(args, "target"), "format",
+        hmp_string(args, "format"), "read-only-mode", hmp_string(args, "read-only-mode"), NULL);
+
+    (void)h;
+    add_bool(o, "force", hmp_flag(args, "force"));
+    return hmp_qmp("blockdev-change-medium", o, NULL, errp);
+}
+
 /* ---- drives ---- */
 
 static bool coroutine_fn add_node(const char *options, Error **errp)

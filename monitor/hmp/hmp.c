@@ -28,7 +28,7 @@ typedef struct Session {
 static const QapiCommand *find_qmp(const char *name)
 {
     for (unsigned i = 0; i < qapi_commands_count; i++) {
-        if (strcmp(qapi_commands[i].name, name) == 0) {
+        if (strcmp(qapi_commands[i].name, name) == 0 && !qapi_is_hidden(name)) {
             return &qapi_commands[i];
         }
     }

@@ -23,7 +23,8 @@
 /* A disk in use by commands; counted by those that run. */
 typedef struct Target {
     Backend *backend; /* NULL: a node */
-    Edge *edge;
+    Medium *medium;   /* pinned: it may be taken out meanwhile */
+    Edge *edge;       /* the medium's, or one of our own */
     unsigned refs;
 } Target;
 
@@ -57,52 +58,62 @@ static Target *coroutine_fn target_open(Backend *b, const char *name, Error **er
 {
     Node *n;
     Target *t;
-    Edge *e = NULL;
 
     b = b ? b : backend_find(name);
     n = b ? NULL : node_find(name);
-    if (b && !backend_edge(b)) {
-        error_set(errp, ERROR_NOT_FOUND, name, "qemu-io", "Device '%s' has no medium", name);
-        return NULL;
-    }
-    if (!b) {
+    t = g_new0(Target, 1);
+    t->refs = 1;
+    if (b) {
+        t->medium = backend_pin(b);
+        if (!t->medium) {
+            error_set(errp, ERROR_NOT_FOUND, name, "qemu-io", "Device '%s' has no medium", name);
+            g_free(t);
+            return NULL;
+        }
+        t->backend = backend_ref(b);
+        t->edge = medium_edge(t->medium);
+    } else {
         if (!n) {
             error_set(errp, ERROR_NOT_FOUND, name, "qemu-io",
                       "Cannot find device='%s' nor node-name='%s'", name, name);
+            g_free(t);
             return NULL;
         }
-        e = edge_attach(n, NULL, &edge_owner_unnamed, (void *)&edge_owner_unnamed, "root",
-                        EDGE_ROOT, PERM_NONE, PERM_ALL, errp);
-        if (!e) {
+        t->edge = edge_attach(n, NULL, &edge_owner_unnamed, (void *)&edge_owner_unnamed, "root",
+                              EDGE_ROOT, PERM_NONE, PERM_ALL, errp);
+        if (!t->edge) {
+            g_free(t);
             return NULL;
         }
     }
-    t = g_new0(Target, 1);
-    t->backend = b;
-    t->edge = e;
-    t->refs = 1;
     return t;
 }
 
 static void coroutine_fn target_unref(Target *t)
 {
-    if (--t->refs == 0) {
-        if (t->edge) {
-            edge_detach(t->edge);
-        }
-        g_free(t);
+    if (--t->refs > 0) {
+        return;
     }
-}
-
-static Edge *target_edge(const Target *t)
-{
-    return t->backend ? backend_edge(t->backend) : t->edge;
+    if (t->medium) {
+        medium_unpin(t->medium);
+        backend_unref(t->backend);
+    } else {
+        edge_detach(t->edge);
+    }
+    g_free(t);
 }
 
 static bool coroutine_fn target_need(Target *t, unsigned perm, Error **errp)
 {
     if (t->backend) {
-        return backend_add_perm(t->backend, perm, errp);
+        if (!backend_add_perm(t->backend, perm, errp)) {
+            return false;
+        }
+        if (!medium_is_in(t->medium)) { /* nobody has that permission on it now */
+            error_set(errp, ERROR_NOT_FOUND, NULL, "qemu-io", "Device has no medium");
+            return false;
+        }
+        return true;
     }
     return (t->edge->perm & perm) == perm ||
            edge_set_perm(t->edge, t->edge->perm | perm, PERM_ALL, errp);
@@ -147,13 +158,10 @@ static void report(const Io *io, const char *verb)
 
 static int coroutine_fn transfer(const Io *io, uint8_t *buf)
 {
-    Edge *e = target_edge(io->t);
+    Edge *e = io->t->edge;
     Request r;
     int ret;
 
-    if (!e) {
-        return -ENOMEDIUM;
-    }
     request_begin(&r, io->write ? REQUEST_WRITE : REQUEST_READ);
     if (io->discard) {
         ret = edge_pdiscard(e, &r, (GuestOffset){io->offset}, io->length);
@@ -325,7 +333,7 @@ static bool coroutine_fn cmd_io(Target *t, char **words, Error **errp)
 
 static bool coroutine_fn cmd_flush(Target *t, char **words, Error **errp)
 {
-    Edge *e = target_edge(t);
+    Edge *e = t->edge;
     Request r;
     int ret;
 
@@ -345,7 +353,7 @@ static bool coroutine_fn cmd_flush(Target *t, char **words, Error **errp)
 
 static bool coroutine_fn cmd_length(Target *t, char **words, Error **errp)
 {
-    g_autofree char *size = size_text(atomic_load(&target_edge(t)->target->size));
+    g_autofree char *size = size_text(atomic_load(&t->edge->target->size));
 
     (void)words;
     (void)errp;
@@ -355,7 +363,7 @@ static bool coroutine_fn cmd_length(Target *t, char **words, Error **errp)
 
 static bool coroutine_fn cmd_info(Target *t, char **words, Error **errp)
 {
-    const Node *n = target_edge(t)->target;
+    const Node *n = t->edge->target;
 
     (void)words;
     (void)errp;
@@ -376,7 +384,7 @@ static bool coroutine_fn cmd_info(Target *t, char **words, Error **errp)
 /* map: runs of clusters that are in this image or not. */
 static bool coroutine_fn cmd_map(Target *t, char **words, Error **errp)
 {
-    Edge *e = target_edge(t);
+    Edge *e = t->edge;
     uint64_t size = atomic_load(&e->target->size), offset = 0;
 
     (void)words;

@@ -23,23 +23,25 @@ typedef struct DeviceType {
     const char *provides; /* what can be plugged into it */
     const char *desc;
     DeviceKind kind;
+    bool has_tray;         /* that opens and closes */
     bool may_be_read_only; /* a disk that guests may only read is accepted */
     const char *holder;    /* the part that has the drive, in paths and messages */
 } DeviceType;
 
 static const DeviceType types[] = {
-    {"floppy", NULL, "floppy-bus", NULL, "virtual floppy drive", DEVICE_REMOVABLE, true, NULL},
-    {"ide-cd", NULL, "IDE", NULL, "virtual IDE CD-ROM", DEVICE_REMOVABLE, true, NULL},
-    {"ide-hd", NULL, "IDE", NULL, "virtual IDE disk", DEVICE_DISK, false, NULL},
-    {"lsi53c895a", "lsi", "PCI", "SCSI", NULL, DEVICE_CONTROLLER, false, NULL},
-    {"scsi-cd", NULL, "SCSI", NULL, "virtual SCSI CD-ROM", DEVICE_REMOVABLE, true, NULL},
-    {"scsi-hd", NULL, "SCSI", NULL, "virtual SCSI disk", DEVICE_DISK, false, NULL},
-    {"virtio-blk-device", NULL, "virtio-bus", NULL, NULL, DEVICE_DISK, true, NULL},
-    {"virtio-blk-pci", "virtio-blk", "PCI", NULL, NULL, DEVICE_DISK, true, "virtio-backend"},
-    {"virtio-scsi-device", NULL, "virtio-bus", "SCSI", NULL, DEVICE_CONTROLLER, false, NULL},
-    {"virtio-scsi-pci", "virtio-scsi", "PCI", "SCSI", NULL, DEVICE_CONTROLLER, false, NULL},
-    {"pcie-root-port", NULL, "PCI", "PCIE", "PCI Express Root Port", DEVICE_CONTROLLER, false,
+    {"floppy", NULL, "floppy-bus", NULL, "virtual floppy drive", DEVICE_REMOVABLE, false, true,
      NULL},
+    {"ide-cd", NULL, "IDE", NULL, "virtual IDE CD-ROM", DEVICE_REMOVABLE, true, true, NULL},
+    {"ide-hd", NULL, "IDE", NULL, "virtual IDE disk", DEVICE_DISK, false, false, NULL},
+    {"lsi53c895a", "lsi", "PCI", "SCSI", NULL, DEVICE_CONTROLLER, false, false, NULL},
+    {"scsi-cd", NULL, "SCSI", NULL, "virtual SCSI CD-ROM", DEVICE_REMOVABLE, true, true, NULL},
+    {"scsi-hd", NULL, "SCSI", NULL, "virtual SCSI disk", DEVICE_DISK, false, false, NULL},
+    {"virtio-blk-device", NULL, "virtio-bus", NULL, NULL, DEVICE_DISK, false, true, NULL},
+    {"virtio-blk-pci", "virtio-blk", "PCI", NULL, NULL, DEVICE_DISK, false, true, "virtio-backend"},
+    {"virtio-scsi-device", NULL, "virtio-bus", "SCSI", NULL, DEVICE_CONTROLLER, false, false, NULL},
+    {"virtio-scsi-pci", "virtio-scsi", "PCI", "SCSI", NULL, DEVICE_CONTROLLER, false, false, NULL},
+    {"pcie-root-port", NULL, "PCI", "PCIE", "PCI Express Root Port", DEVICE_CONTROLLER, false,
+     false, NULL},
 };
 
 typedef struct Device {
@@ -47,8 +49,9 @@ typedef struct Device {
     char *id;   /* NULL: anonymous */
     char *path; /* in the object tree */
     char *shown;
-    Backend *backend; /* NULL: a controller */
+    Backend *backend; /* NULL: a controller; referenced */
     bool own_backend;
+    bool share_rw;
     BackendDevice info;
     IOThread *iothread;
 } Device;
@@ -277,10 +280,11 @@ static bool coroutine_fn find_disk(Device *d, const char *drive, Error **errp)
                   "Device needs media, but drive is empty");
         return false;
     }
-    d->backend = b;
-    if (!b) {
+    if (b) {
+        d->backend = backend_ref(b);
+    } else {
         d->own_backend = true;
-        d->backend = backend_new(NULL, errp);
+        d->backend = backend_ref(backend_new(NULL, errp)); /* without a name it cannot fail */
         if (n && (!node_wait_unreserved(n, errp) || !backend_insert(d->backend, n, errp))) {
             return false;
         }
@@ -288,33 +292,50 @@ static bool coroutine_fn find_disk(Device *d, const char *drive, Error **errp)
     return true;
 }
 
-static bool coroutine_fn take_disk(Device *d, struct json_object *o, Error **errp)
+/* What the device takes of its medium, if it has one, and of the next one.  With its tray open: nothing. */
+static bool coroutine_fn take_perm(Backend *b, const DeviceType *t, bool share_rw, bool loaded,
+                                   Error **errp)
 {
     unsigned perm = PERM_CONSISTENT_READ,
              shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED | PERM_RESIZE;
-    bool share_rw, write_cache, read_only;
+    const Edge *e = backend_edge(b);
+
+    if (!loaded) {
+        return backend_set_perm(b, PERM_NONE, PERM_ALL, errp);
+    }
+    if (!t->has_tray && e && !atomic_load(&e->target->read_only)) {
+        perm |= PERM_WRITE;
+    }
+    return backend_set_perm(b, perm, share_rw ? shared | PERM_WRITE : shared, errp);
+}
+
+static bool coroutine_fn take_disk(Device *d, struct json_object *o, Error **errp)
+{
+    bool write_cache;
     Edge *e;
 
-    if (!flag(d->type, o, "share-rw", false, &share_rw, errp) ||
+    if (!flag(d->type, o, "share-rw", false, &d->share_rw, errp) ||
         !find_disk(d, option(o, "drive"), errp) ||
         !flag(d->type, o, "write-cache", !backend_writethrough(d->backend), &write_cache, errp)) {
         return false;
     }
     e = backend_edge(d->backend);
-    read_only = e && atomic_load(&e->target->read_only);
-    if (read_only && !d->type->may_be_read_only) {
+    if (e && atomic_load(&e->target->read_only) && !d->type->may_be_read_only) {
         error_set(errp, ERROR_PERMISSION, e->target->name, "device", "Block node is read-only");
         return false;
     }
-    if (!read_only && (d->type->kind == DEVICE_DISK)) {
-        perm |= PERM_WRITE;
+    if (!take_perm(d->backend, d->type, d->share_rw, e || d->type->has_tray, errp)) {
+        return false;
     }
-    if (!backend_set_perm(d->backend, perm, share_rw ? shared | PERM_WRITE : shared, errp)) {
+    if (backend_is_gone(d->backend) || backend_device(d->backend)) { /* meanwhile */
+        error_set(errp, ERROR_BUSY, option(o, "drive"), "device",
+                  "Drive '%s' is already in use by another block device", option(o, "drive"));
         return false;
     }
     backend_set_writethrough(d->backend, !write_cache);
     d->info.qdev = d->shown;
     d->info.removable = d->type->kind == DEVICE_REMOVABLE;
+    d->info.has_tray = d->type->has_tray;
     backend_set_device(d->backend, &d->info);
     return true;
 }
@@ -327,8 +348,12 @@ static void coroutine_fn device_free(Device *d)
         backend_set_device(d->backend, NULL);
         (void)backend_set_perm(d->backend, 0, PERM_ALL, &ignored); /* taking less cannot fail */
     }
-    if (d->backend && (d->own_backend || !backend_name(d->backend)[0])) {
+    if (d->backend && (d->own_backend || !backend_name(d->backend)[0]) &&
+        !backend_is_gone(d->backend)) {
         backend_free(d->backend);
+    }
+    if (d->backend) {
+        backend_unref(d->backend);
     }
     if (d->iothread) {
         iothread_unref(d->iothread);
@@ -441,9 +466,22 @@ bool coroutine_fn device_del(const char *id, Error **errp)
     return true;
 }
 
+/* By its name, or its path. */
+static Device *find_by_path(const char *path)
+{
+    for (guint i = 0; devices && i < devices->len; i++) {
+        Device *d = g_ptr_array_index(devices, i);
+
+        if (strcmp(d->path, path) == 0 || strcmp(d->shown, path) == 0) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
 Backend *device_backend(const char *id, Error **errp)
 {
-    Device *d = find(id);
+    Device *d = id[0] == '/' ? find_by_path(id) : find(id);
 
     if (!d) {
         error_set_class(errp, ERROR_CLASS_DEVICE_NOT_FOUND, ERROR_NOT_FOUND, id, "device",
@@ -455,6 +493,40 @@ Backend *device_backend(const char *id, Error **errp)
         return NULL;
     }
     return d->backend;
+}
+
+/* The device that uses b; NULL: none. */
+static Device *device_of(const Backend *b)
+{
+    for (guint i = 0; devices && i < devices->len; i++) {
+        Device *d = g_ptr_array_index(devices, i);
+
+        if (d->backend == b) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+bool coroutine_fn device_load(Backend *b, bool load, Error **errp)
+{
+    Device *d = device_of(b);
+
+    if (!d) {
+        return true;
+    }
+    if (!take_perm(b, d->type, d->share_rw, load, errp)) {
+        return false;
+    }
+    d = device_of(b);
+    if (!d) { /* it was removed meanwhile, and gave up what it had before we took more */
+        return backend_set_perm(b, PERM_NONE, PERM_ALL, errp);
+    }
+    if (d->type->has_tray && d->info.tray_open == load) {
+        d->info.tray_open = !load;
+        qapi_event_send_device_tray_moved(backend_name(b), d->shown, !load);
+    }
+    return true;
 }
 
 void coroutine_fn device_free_all(void)

@@ -338,6 +338,29 @@ static bool place_aio(const char *aio, struct json_object *o, Error **errp)
     return true;
 }
 
+static bool is_on(struct json_object *o, const char *key, bool fallback)
+{
+    const char *text = o ? text_of(o, key) : NULL;
+
+    return text ? strcmp(text, "on") == 0 : fallback;
+}
+
+void drive_options_defaults(const DriveNodes *d, struct json_object *nested, MediumDefaults *ret)
+{
+    struct json_object *cache = object_of(nested, "cache");
+    const char *detect = text_of(nested, "detect-zeroes");
+
+    *ret = (MediumDefaults){
+        .read_only = is_on(nested, "read-only", d->read_only),
+        .cache_direct = is_on(cache, "direct", false),
+        .cache_no_flush = is_on(cache, "no-flush", false),
+        .discard_unmap = g_strcmp0(text_of(nested, "discard"), "unmap") == 0,
+        .detect_zeroes = g_strcmp0(detect, "unmap") == 0 ? DETECT_ZEROES_UNMAP
+                         : g_strcmp0(detect, "on") == 0  ? DETECT_ZEROES_ON
+                                                         : DETECT_ZEROES_OFF,
+    };
+}
+
 bool coroutine_fn drive_options_complete(const DriveNodes *d, struct json_object *nested,
                                          BlockdevOptions **ret_options, Error **errp)
 {

@@ -5,6 +5,7 @@
 #ifndef MONITOR_DRIVE_OPTIONS_H
 #define MONITOR_DRIVE_OPTIONS_H
 
+#include "block/backend.h"
 #include "util/coroutine.h"
 #include "util/error.h"
 #include <json-c/json.h>
@@ -22,5 +23,8 @@ typedef struct DriveNodes {
 /* `nested`: the options that are left, changed here.  *ret_options: NULL if they describe no medium. */
 bool coroutine_fn drive_options_complete(const DriveNodes *d, struct json_object *nested,
                                          struct BlockdevOptions **ret_options, Error **errp);
+
+/* What a drive without a medium says of its first one. */
+void drive_options_defaults(const DriveNodes *d, struct json_object *nested, MediumDefaults *ret);
 
 #endif

@@ -338,31 +338,34 @@ static bool take_driver(struct json_object *o, DriveNodes *n, Error **errp)
 
 /* ---- making ---- */
 
-static bool coroutine_fn insert(Backend *b, BlockdevOptions *options, Error **errp)
+Node *coroutine_fn drive_open(BlockdevOptions *options, Error **errp)
 {
     g_autoptr(BlockdevOptions) instead = NULL, asked = qapi_copy_BlockdevOptions(options);
     Node *n;
-    bool ok;
 
     /* A drive's default: it is opened for writing if that can be. */
     asked->has_auto_read_only = false;
     if (!superseded_check(asked, &instead, errp)) {
-        return false;
+        return NULL;
     }
     n = node_open(instead ? instead : options, 0, NULL, errp);
     if (!n) {
         node_wait_all_closed();
-        return false;
     }
-    ok = backend_insert(b, n, errp);
-    node_unref(n);
-    return ok;
+    return n;
+}
+
+static bool coroutine_fn insert(Backend *b, BlockdevOptions *options, Error **errp)
+{
+    g_autoptr(Node) n = drive_open(options, errp);
+
+    return n && backend_insert(b, n, errp);
 }
 
 /* The nodes: *ret_options NULL if there is no medium.  o: what is left of the options. */
 static bool coroutine_fn build_nodes(struct json_object *o, bool cdrom,
                                      BlockdevOptions **ret_options, bool *ret_writethrough,
-                                     Error **errp)
+                                     MediumDefaults *ret_defaults, Error **errp)
 {
     DriveNodes n = {.read_only = cdrom};
     struct json_object *nested = NULL;
@@ -376,6 +379,9 @@ static bool coroutine_fn build_nodes(struct json_object *o, bool cdrom,
     if (ok) {
         nested = legacy_opts_nest(o, errp);
         ok = nested != NULL;
+    }
+    if (ok) {
+        drive_options_defaults(&n, nested, ret_defaults);
     }
     ok = ok && drive_options_complete(&n, nested, ret_options, errp);
     json_object_put(nested);
@@ -391,21 +397,30 @@ bool coroutine_fn drive_new(const char *options, const Drive **ret_drive, Error 
     g_autoptr(BlockdevOptions) nodes = NULL;
     Drive *d = g_new0(Drive, 1);
     bool writethrough = false;
+    MediumDefaults defaults = {0};
     Backend *b = NULL;
 
     if (o && take_interface(o, d, errp) && take_media(o, d, errp) && take_place(o, d, errp)) {
         choose_id(o, d);
         b = backend_new(d->id, errp);
     }
-    if (!b || !build_nodes(o, d->cdrom, &nodes, &writethrough, errp) ||
+    if (!b) {
+        drive_free(d);
+        return false;
+    }
+    backend_ref(b); /* opening suspends */
+    if (!build_nodes(o, d->cdrom, &nodes, &writethrough, &defaults, errp) ||
         (nodes && !insert(b, nodes, errp))) {
-        if (b) {
+        if (!backend_is_gone(b)) {
             backend_free(b);
         }
+        backend_unref(b);
         drive_free(d);
         return false;
     }
     backend_set_writethrough(b, writethrough);
+    backend_set_defaults(b, &defaults);
+    backend_unref(b); /* there it is, or insert() would have failed */
     if (!drives) {
         drives = g_ptr_array_new_with_free_func(drive_free);
     }

@@ -56,6 +56,10 @@ GPtrArray *drive_list(void);
 /* "null-co://" and the like to options: an object for what is below the format.  NULL with *errp. */
 struct json_object *drive_parse_filename(const char *filename, Error **errp);
 
+/* Opens what a drive is to have: for writing if it can be, unless the options say otherwise; never a disk that a snapshot group has
+ * superseded.  A reference is the caller's. */
+Node *coroutine_fn drive_open(struct BlockdevOptions *options, Error **errp);
+
 /* ---- device.c ---- */
 
 /* Makes a device of -device's or device_add's options: an object of strings, booleans and numbers. */
@@ -63,11 +67,20 @@ bool coroutine_fn device_new(struct json_object *options, Error **errp);
 /* The one that -drive's if= means. */
 bool coroutine_fn device_new_for_drive(const Drive *d, Error **errp);
 bool coroutine_fn device_del(const char *id, Error **errp);
-/* The backend of a device; NULL with *errp. */
+/* The backend of a device, by its name or path; NULL with *errp. */
 Backend *device_backend(const char *id, Error **errp);
+/* Tells the device that uses b, if one does, that its tray is closed (load) or opened, or that its medium came or goes: it takes what it needs of
+ * the medium, or gives it up; the event tells of a tray that moved.  Fails, with nothing changed, if others use the medium in a way that the
+ * device does not bear. */
+bool coroutine_fn device_load(Backend *b, bool load, Error **errp);
 void coroutine_fn device_free_all(void);
 /* The output of -device help. */
 void device_print_help(void);
+
+/* ---- media.c ---- */
+
+/* A storage daemon has no removable media: their commands are not there.  Before the first request. */
+void media_hide_commands(void);
 
 /* ---- machine.c ---- */
 

@@ -41,7 +41,9 @@ static void print_created(const char *filename, const char *format, const Create
 void machine_init(bool emulator)
 {
     is_emulator = emulator;
-    if (emulator) {
+    if (!emulator) {
+        media_hide_commands();
+    } else {
         image_created_set_listener(print_created);
         snapshot_group_tell_unnamed(false); /* an emulator's clients know no such event */
     }
