@@ -78,6 +78,11 @@ void change_add(Change *c, Node *old_node, Node *new_node, Edge *barrier)
     g_array_append_val(c->moves, m);
 }
 
+void change_add_held(Change *c, Node *n)
+{
+    change_add(c, n, n, NULL);
+}
+
 void change_add_edge(Change *c, Edge *e, Node *new_node)
 {
     Move m = {.old_node = node_ref(e->target), .new_node = node_ref(new_node), .only = e};
@@ -122,7 +127,9 @@ void change_arm(Change *c)
         g_assert(!m->old_node->unsettled);
         m->old_node->unsettled = c;
         atomic_store_explicit(&m->old_node->longest_wait, 0, memory_order_relaxed);
-        atomic_store_explicit(&m->old_node->unflushed_old, true, memory_order_relaxed);
+        if (m->old_node != m->new_node) {
+            atomic_store_explicit(&m->old_node->unflushed_old, true, memory_order_relaxed);
+        }
         if (m->barrier) {
             atomic_store_explicit(&m->barrier->barrier, m->old_node, memory_order_relaxed);
         }
@@ -218,7 +225,9 @@ void coroutine_fn change_disarm(Change *c)
         if (m->barrier) {
             atomic_store_explicit(&m->barrier->barrier, NULL, memory_order_release);
         }
-        atomic_store_explicit(&m->old_node->unflushed_old, false, memory_order_release);
+        if (m->old_node != m->new_node) {
+            atomic_store_explicit(&m->old_node->unflushed_old, false, memory_order_release);
+        }
         m->old_node->unsettled = NULL;
     }
     co_rcu_synchronize();
@@ -307,7 +316,13 @@ void coroutine_fn change_abandon_old(Change *c)
     for (guint i = 0; i < c->moves->len; i++) {
         Move *m = &g_array_index(c->moves, Move, i);
 
+        if (m->old_node == m->new_node) {
+            continue;
+        }
         node_wait_writes(m->old_node, false, -1);
+        if (m->barrier) {
+            atomic_store_explicit(&m->barrier->barrier, NULL, memory_order_release);
+        }
         atomic_store_explicit(&m->old_node->unflushed_old, false, memory_order_release);
     }
 }

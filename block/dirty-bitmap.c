@@ -256,3 +256,43 @@ void coroutine_fn node_pace(Node *n)
     pthread_mutex_unlock(&n->wait_lock);
     timer_cancel(&timer);
 }
+
+/* ---- following ---- */
+
+void coroutine_fn node_follow(Node *n, uint64_t offset, uint64_t bytes)
+{
+    WriteFollower *f;
+
+    rcu_begin();
+    f = atomic_load_explicit(&n->follower, memory_order_acquire);
+    if (f && !atomic_load_explicit(&f->active, memory_order_acquire)) {
+        f = NULL;
+    }
+    if (f) {
+        co_group_add(&f->inside, 1);
+    }
+    rcu_end();
+    if (f) {
+        f->wrote(f->opaque, offset, bytes);
+        co_group_done(&f->inside);
+    }
+}
+
+bool coroutine_fn node_set_follower(Node *n, WriteFollower *f)
+{
+    if (atomic_load(&n->follower)) {
+        return false;
+    }
+    co_group_init(&f->inside);
+    atomic_store(&n->follower, f);
+    co_rcu_synchronize();
+    return true;
+}
+
+void coroutine_fn node_remove_follower(Node *n, WriteFollower *f)
+{
+    atomic_store(&n->follower, NULL);
+    co_rcu_synchronize(); /* who saw it is counted */
+    co_group_wait(&f->inside);
+    co_group_destroy(&f->inside);
+}

@@ -220,12 +220,13 @@ bool edge_is_job(const Edge *e)
     return !e->parent && e->owner->is_job;
 }
 
-bool node_check_no_job(const Node *n, Error **errp)
+static bool check_no_job(const Node *n, bool fillers_too, Error **errp)
 {
     for (guint i = 0; i < n->parents->len; i++) {
         const Edge *e = g_ptr_array_index(n->parents, i);
+        bool fills = (e->perm & PERM_WRITE) && !(e->perm & PERM_CONSISTENT_READ);
 
-        if (edge_is_job(e)) {
+        if (edge_is_job(e) && (fillers_too || !fills)) {
             error_set(errp, ERROR_BUSY, n->name, "job",
                       "Node '%s' is busy: block device is in use by block job: %s", n->name,
                       e->owner->job_type);
@@ -233,6 +234,16 @@ bool node_check_no_job(const Node *n, Error **errp)
         }
     }
     return true;
+}
+
+bool node_check_no_job(const Node *n, Error **errp)
+{
+    return check_no_job(n, true, errp);
+}
+
+bool node_check_filled_only(const Node *n, Error **errp)
+{
+    return check_no_job(n, false, errp);
 }
 
 void edge_settled(Edge *e)

@@ -386,6 +386,10 @@ static int coroutine_fn finish_write(Node *n, Request *r, GuestOffset offset, ui
     if (G_UNLIKELY(atomic_load_explicit(&n->pace_ns, memory_order_relaxed) > 0)) {
         node_pace(n);
     }
+    if (G_UNLIKELY(atomic_load_explicit(&n->follower, memory_order_acquire)) && ret == 0 &&
+        bytes > 0) {
+        node_follow(n, offset.v, bytes);
+    }
     return ret;
 }
 

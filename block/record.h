@@ -10,6 +10,8 @@
 
 void node_mark(Node *n, uint64_t offset, uint64_t bytes);
 void coroutine_fn node_pace(Node *n);
+/* A write-like request has ended in the node, and its client is not told yet. */
+void coroutine_fn node_follow(Node *n, uint64_t offset, uint64_t bytes);
 
 /* A write-like request begins or ends. */
 static inline void node_wrote(Node *n, uint64_t offset, uint64_t bytes)

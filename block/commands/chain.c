@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Commands that merge backing chains: block-commit, block-stream; and change-backing-file.
+ * Commands that start jobs which merge backing chains or copy disks, and change-backing-file.
  */
 #include "block/graph.h"
 #include "block/job.h"
@@ -14,6 +14,11 @@ bool coroutine_fn qmp_block_commit(const BlockCommitArg *arg, Error **errp)
 bool coroutine_fn qmp_block_stream(const BlockStreamArg *arg, Error **errp)
 {
     return job_stream_start(arg, errp);
+}
+
+bool coroutine_fn qmp_blockdev_mirror(const BlockdevMirrorArg *arg, Error **errp)
+{
+    return job_mirror_start(arg, errp);
 }
 
 bool coroutine_fn qmp_change_backing_file(const ChangeBackingFileArg *arg, Error **errp)

@@ -142,6 +142,13 @@ bool coroutine_fn qmp_block_job_finalize(const BlockJobFinalizeArg *arg, Error *
     return j && job_finalize(j, errp);
 }
 
+bool coroutine_fn qmp_block_job_change(const BlockJobChangeOptions *arg, Error **errp)
+{
+    Job *j = find_block_job(arg->id, errp);
+
+    return j && job_change(j, arg, errp);
+}
+
 /* ---- blockdev-create ---- */
 
 bool coroutine_fn qmp_blockdev_create(const BlockdevCreateArg *arg, Error **errp)

@@ -28,6 +28,7 @@ static const EdgeOwner owners[] = {
     [JOB_COMMIT] = {.describe = describe, .is_job = true, .job_type = "commit", .name = name_of},
     [JOB_STREAM] = {.describe = describe, .is_job = true, .job_type = "stream", .name = name_of},
     [JOB_CREATE] = {.describe = describe, .is_job = true, .job_type = "create", .name = name_of},
+    [JOB_MIRROR] = {.describe = describe, .is_job = true, .job_type = "mirror", .name = name_of},
 };
 
 Edge *coroutine_fn job_add_node(Job *j, Node *n, const char *name, unsigned perm, unsigned shared,
@@ -125,6 +126,9 @@ BlockJobInfoList *job_query_block(void)
         info->auto_finalize = j->auto_finalize;
         info->auto_dismiss = j->auto_dismiss;
         info->error = j->err ? g_strdup(j->err->message) : NULL;
+        if (j->driver->query) {
+            j->driver->query(j, info);
+        }
         *tail = g_new0(BlockJobInfoList, 1);
         (*tail)->value = info;
         tail = &(*tail)->next;

@@ -110,7 +110,7 @@ static void filter_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsi
 static const BlockDriver filters[] = {FILTER("commit_top"), FILTER("mirror_top"),
                                       FILTER("copy-on-read")};
 
-static bool is_job_filter(const Node *n)
+bool chain_is_filter(const Node *n)
 {
     return n->driver >= filters && n->driver < filters + G_N_ELEMENTS(filters);
 }
@@ -119,7 +119,7 @@ Node *chain_lookup(const char *name, Error **errp)
 {
     Node *n = node_lookup(NULL, name, errp);
 
-    return n && is_job_filter(n) ? n->file->target : n;
+    return n && chain_is_filter(n) ? n->file->target : n;
 }
 
 bool coroutine_fn chain_add_filter(Node *n, const char *name, const char *driver, Node **ret_filter,

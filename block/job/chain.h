@@ -33,6 +33,7 @@ bool coroutine_fn chain_wait_free(Node *top, const Node *bottom, Error **errp);
 bool coroutine_fn chain_add_filter(Node *n, const char *name, const char *driver, Node **ret_filter,
                                    Error **errp);
 void coroutine_fn chain_remove_filter(Node *filter);
+bool chain_is_filter(const Node *n);
 
 /* Backing edges from top down to base: what changes in base does not show in top.  Ends with false. */
 void coroutine_fn chain_set_lenient(Node *top, const Node *base, bool lenient);

@@ -250,6 +250,16 @@ bool coroutine_fn copy_run(Copy *c, int64_t deadline_ns, bool hurry)
     return may_go_on(c);
 }
 
+bool copy_is_idle(Copy *c)
+{
+    bool idle;
+
+    pthread_mutex_lock(&c->lock);
+    idle = !c->carried && dirty_bitmap_count(c->todo) == 0;
+    pthread_mutex_unlock(&c->lock);
+    return idle;
+}
+
 int coroutine_fn copy_now(Copy *c, uint64_t offset, uint64_t bytes, const _Atomic bool *stop)
 {
     uint64_t granule = dirty_bitmap_granularity(c->todo), busy_end;
@@ -279,6 +289,8 @@ int coroutine_fn copy_now(Copy *c, uint64_t offset, uint64_t bytes, const _Atomi
         ret = c->copy(c->opaque, p.offset, p.bytes, buf, &reading);
         end_piece(c, &p, ret == 0);
         if (ret == 0) {
+            /* What guests write makes the job longer by itself. */
+            atomic_fetch_add(&c->job->total, p.bytes);
             job_progress(c->job, p.bytes);
         }
         at += p.bytes;

@@ -70,6 +70,8 @@ bool coroutine_fn copy_run(Copy *c, int64_t deadline_ns, bool hurry);
 /* Carries what [offset, offset + bytes) touches, marked or not, in the caller's coroutine, of any loop, whether or not the job is paused; waits for
  * those who carry a part of it.  Stops between two pieces when *stop is set.  Negative errno, -ECANCELED if stopped: what was not carried is marked. */
 int coroutine_fn copy_now(Copy *c, uint64_t offset, uint64_t bytes, const _Atomic bool *stop);
+/* Nothing is marked, and nothing is being carried. */
+bool copy_is_idle(Copy *c);
 /* The error of a job that ended with c->error. */
 void copy_error(const Copy *c, Error **errp);
 

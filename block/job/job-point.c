@@ -274,7 +274,7 @@ static void decide(void *opaque)
         e->action = JOB_ACTION_REPORT;
         break;
     }
-    if (job_is_cancelled(j)) {
+    if (job_is_cancelled(j) && !atomic_load(&j->soft)) {
         e->action = JOB_ACTION_REPORT;
     } else {
         qapi_event_send_block_job_error(

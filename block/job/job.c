@@ -46,6 +46,7 @@ typedef enum Verb {
     VERB_COMPLETE,
     VERB_FINALIZE,
     VERB_DISMISS,
+    VERB_CHANGE,
 } Verb;
 
 #define AT_WORK (BIT(CREATED) | BIT(RUNNING) | BIT(PAUSED) | BIT(READY) | BIT(STANDBY))
@@ -61,6 +62,7 @@ static const struct {
     [VERB_COMPLETE] = {"complete", BIT(READY) | BIT(STANDBY)},
     [VERB_FINALIZE] = {"finalize", BIT(PENDING)},
     [VERB_DISMISS] = {"dismiss", BIT(CONCLUDED)},
+    [VERB_CHANGE] = {"change", AT_WORK},
 };
 
 static bool accepts(const Job *j, Verb v, Error **errp)
@@ -377,6 +379,23 @@ bool job_set_speed(Job *j, int64_t speed, Error **errp)
     return true;
 }
 
+bool job_change(Job *j, const BlockJobChangeOptions *o, Error **errp)
+{
+    if (!accepts(j, VERB_CHANGE, errp)) {
+        return false;
+    }
+    if (!j->driver->change) {
+        error_set(errp, ERROR_UNSUPPORTED, j->id, "change", "Job type does not support change");
+        return false;
+    }
+    if ((int)o->type != job_type(j)) {
+        error_set(errp, ERROR_INVALID, j->id, "change", "Job '%s' is '%s' job, expected '%s'",
+                  j->id, qapi_enum_JobType(job_type(j)), qapi_enum_JobType(o->type));
+        return false;
+    }
+    return j->driver->change(j, o, errp);
+}
+
 /* ---- ready ---- */
 
 void job_ready(Job *j)
@@ -419,6 +438,7 @@ int job_type(const Job *j)
         [JOB_COMMIT] = JOB_TYPE_COMMIT,
         [JOB_STREAM] = JOB_TYPE_STREAM,
         [JOB_CREATE] = JOB_TYPE_CREATE,
+        [JOB_MIRROR] = JOB_TYPE_MIRROR,
     };
 
     return types[j->driver->kind];

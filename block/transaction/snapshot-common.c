@@ -84,7 +84,7 @@ static bool check_unused(const Node *n, Error **errp)
 
 static bool check_overlay(const Node *n, Error **errp)
 {
-    if (!node_check_no_job(n, errp) || !check_unused(n, errp)) {
+    if (!node_check_filled_only(n, errp) || !check_unused(n, errp)) {
         return false;
     }
     if (n->driver->is_filter) {

@@ -38,6 +38,9 @@ void change_add(Change *c, Node *old_node, Node *new_node, Edge *barrier);
 /* The same for stacks: where an earlier move of c leads to old_node, it shall lead to new_node instead. */
 void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier);
 
+/* Nothing moves, but a hold of c holds writes into n too: what is moved is below n, and writes that are inside n would wait there.  Not to be settled. */
+void change_add_held(Change *c, Node *n);
+
 /* One edge alone shall lead to new_node, which reads the same as the one it leads to now; nobody writes through it, so there is nothing to
  * settle: arm, cut and fold follow each other. */
 void change_add_edge(Change *c, Edge *e, Node *new_node);

@@ -54,6 +54,22 @@ void coroutine_fn node_unrecord(Node *n, DirtyBitmap *b);
 /* All recording of a node that no request can enter any more ends. */
 void node_forget_recording(Node *n);
 
+/* ---- doing more before a write ends ---- */
+
+/* Called by every write-like request into a node that succeeded, in its coroutine, of any loop, after its data is there and marked and before its client
+ * is told.  It holds up the client: it has to return within a bound of its own. */
+typedef struct WriteFollower {
+    void coroutine_fn (*wrote)(void *opaque, uint64_t offset, uint64_t bytes);
+    void *opaque;
+    _Atomic bool active; /* false: nobody is called */
+    CoGroup inside;      /* private */
+} WriteFollower;
+
+/* Control thread; one a node.  f: the caller's memory.  False: there is one. */
+bool coroutine_fn node_set_follower(Node *n, WriteFollower *f);
+/* Returns when nobody is in f any more and nobody will be. */
+void coroutine_fn node_remove_follower(Node *n, WriteFollower *f);
+
 /* ---- slowing down those who write ---- */
 
 /* Until clock_ns() passes `until_ns` every write-like request into n ends ns later than it would (0: no longer; those that wait go on at once).

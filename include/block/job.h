@@ -23,10 +23,17 @@
 
 typedef struct Job Job;
 typedef struct JobGroup JobGroup;
+struct BlockJobChangeOptions;
+struct BlockJobInfo;
 struct BlockJobInfoList;
 struct JobInfoList;
 
-typedef enum JobKind { JOB_COMMIT, JOB_STREAM, JOB_CREATE } JobKind;
+typedef enum JobKind {
+    JOB_COMMIT,
+    JOB_STREAM,
+    JOB_CREATE,
+    JOB_MIRROR,
+} JobKind;
 
 /* What to do about an error of storage; as BlockdevOnError. */
 typedef enum JobOnError {
@@ -58,6 +65,10 @@ typedef struct JobDriver {
     bool (*complete)(Job *j, Error **errp);
     /* Is a cancel without force one that the job can end well with?  NULL: never. */
     bool (*soft_cancel)(Job *j);
+    /* Verb change.  NULL: "Job type does not support change". */
+    bool (*change)(Job *j, const struct BlockJobChangeOptions *o, Error **errp);
+    /* Fills in what query-block-jobs tells of this kind only. */
+    void (*query)(const Job *j, struct BlockJobInfo *info);
     void (*free)(Job *j); /* memory of its own */
 } JobDriver;
 
@@ -123,6 +134,7 @@ bool job_complete(Job *j, Error **errp);
 bool coroutine_fn job_finalize(Job *j, Error **errp);
 bool job_dismiss(Job *j, Error **errp);
 bool job_set_speed(Job *j, int64_t speed, Error **errp);
+bool job_change(Job *j, const struct BlockJobChangeOptions *o, Error **errp);
 
 /* ---- for drivers: main ---- */
 
@@ -185,6 +197,9 @@ bool coroutine_fn job_commit_start(const struct BlockCommitArg *arg, Error **err
 bool coroutine_fn job_change_backing_file(const char *device, const char *image, const char *file,
                                           Error **errp);
 bool coroutine_fn job_stream_start(const struct BlockStreamArg *arg, Error **errp);
+
+struct BlockdevMirrorArg;
+bool coroutine_fn job_mirror_start(const struct BlockdevMirrorArg *arg, Error **errp);
 
 struct BlockdevCreateOptions;
 bool coroutine_fn job_create_start(const char *id, const struct BlockdevCreateOptions *options,

@@ -154,6 +154,8 @@ struct Node {
     int64_t gate_deadline;
     _Atomic(Recorders *) recorders; /* dirty bitmaps that record it (dirty-bitmap.c); NULL: none */
     _Atomic int64_t pace_ns, pace_until; /* by how much writes are slowed down, and how long */
+    _Atomic(struct WriteFollower *)
+        follower;       /* who does more before a write ends (dirty-bitmap.h) */
     CoMutex flush_lock; /* one flush of the driver at a time; before any lock of the driver */
     CoRangeLock
         rmw_lock; /* padded writes exclude overlapping ones; before any lock of the driver */
@@ -235,6 +237,8 @@ bool edge_is_job(const Edge *e);
 /* Nobody but the job itself may snapshot, resize, reopen or delete what a job works on.
  * Error: "Node '%s' is busy: block device is in use by block job: %s". */
 bool node_check_no_job(const Node *n, Error **errp);
+/* The same, but for jobs that fill n and never read it: they do not mind what is below it. */
+bool node_check_filled_only(const Node *n, Error **errp);
 
 /* Sum over all threads of one kind of request. */
 uint64_t node_count_writes(const Node *n);
