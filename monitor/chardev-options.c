@@ -6,6 +6,7 @@
  */
 #include "chardev-internal.h"
 #include "qapi-types.h"
+#include <stdio.h>
 #include <string.h>
 
 static const char *option(struct json_object *o, const char *key)
@@ -47,12 +48,13 @@ static bool number(struct json_object *o, const char *key, bool *ret_has, int64_
     return true;
 }
 
+/* What every kind has. */
+static const char *const common[] = {"backend",   "id",           "mux", "logfile",
+                                     "logappend", "logtimestamp", NULL};
+
 /* Checks names, and makes all values strings. */
 static bool check_known(struct json_object *o, const char *const *known, Error **errp)
 {
-    static const char *const common[] = {"backend",   "id",           "mux", "logfile",
-                                         "logappend", "logtimestamp", NULL};
-
     json_object_object_foreach(o, key, value)
     {
         if (!g_strv_contains(known, key) && !g_strv_contains(common, key)) {
@@ -134,16 +136,18 @@ static bool parse_address(struct json_object *o, SocketAddressLegacy *a, Error *
     return parse_inet(o, a->u.inet.data, errp);
 }
 
+static const char *const socket_options[] = {
+    "path",      "host",   "port",      "fd",        "server",    "wait",         "nodelay",
+    "delay",     "ipv4",   "ipv6",      "to",        "abstract",  "tight",        "telnet",
+    "websocket", "tn3270", "tls-creds", "tls-authz", "reconnect", "reconnect-ms", NULL};
+
 static bool parse_socket(struct json_object *o, ChardevBackend *b, Error **errp)
 {
-    static const char *const known[] = {
-        "path",      "host",   "port",      "fd",        "server",    "wait",         "nodelay",
-        "delay",     "ipv4",   "ipv6",      "to",        "abstract",  "tight",        "telnet",
-        "websocket", "tn3270", "tls-creds", "tls-authz", "reconnect", "reconnect-ms", NULL};
     ChardevSocket *s = b->u.socket.data = g_new0(ChardevSocket, 1);
     bool has_delay = false, delay = false;
 
-    if (!check_known(o, known, errp) || !flag(o, "server", &s->has_server, &s->server, errp) ||
+    if (!check_known(o, socket_options, errp) ||
+        !flag(o, "server", &s->has_server, &s->server, errp) ||
         !flag(o, "wait", &s->has_wait, &s->wait, errp) ||
         !flag(o, "nodelay", &s->has_nodelay, &s->nodelay, errp) ||
         !flag(o, "delay", &has_delay, &delay, errp) || !check_address(o, errp)) {
@@ -192,72 +196,120 @@ static bool required(struct json_object *o, const char *kind, const char *key, c
     return *ret;
 }
 
+static const char *const file_options[] = {"path", "append", "input-path", NULL};
+
 static bool parse_file(struct json_object *o, ChardevBackend *b, Error **errp)
 {
-    static const char *const known[] = {"path", "append", "input-path", NULL};
     ChardevFile *f = b->u.file.data = g_new0(ChardevFile, 1);
 
     f->in = g_strdup(option(o, "input-path"));
-    return check_known(o, known, errp) && required(o, "file", "path", &f->out, errp) &&
+    return check_known(o, file_options, errp) && required(o, "file", "path", &f->out, errp) &&
            flag(o, "append", &f->has_append, &f->append, errp);
 }
 
+static const char *const pipe_options[] = {"path", NULL};
+
 static bool parse_pipe(struct json_object *o, ChardevBackend *b, Error **errp)
 {
-    static const char *const known[] = {"path", NULL};
 
     b->u.pipe.data = g_new0(ChardevHostdev, 1);
-    return check_known(o, known, errp) &&
+    return check_known(o, pipe_options, errp) &&
            required(o, "pipe", "path", &b->u.pipe.data->device, errp);
 }
 
+static const char *const null_options[] = {NULL};
+
 static bool parse_null(struct json_object *o, ChardevBackend *b, Error **errp)
 {
-    static const char *const known[] = {NULL};
 
     b->u.null.data = g_new0(ChardevCommon, 1);
-    return check_known(o, known, errp);
+    return check_known(o, null_options, errp);
 }
+
+static const char *const mux_options[] = {"chardev", NULL};
 
 static bool parse_mux(struct json_object *o, ChardevBackend *b, Error **errp)
 {
-    static const char *const known[] = {"chardev", NULL};
 
     b->u.mux.data = g_new0(ChardevMux, 1);
-    return check_known(o, known, errp) &&
+    return check_known(o, mux_options, errp) &&
            required(o, "mux", "chardev", &b->u.mux.data->chardev, errp);
 }
 
+static const char *const stdio_options[] = {"signal", NULL};
+
 static bool parse_stdio(struct json_object *o, ChardevBackend *b, Error **errp)
 {
-    static const char *const known[] = {"signal", NULL};
 
     b->u.stdio.data = g_new0(ChardevStdio, 1);
-    return check_known(o, known, errp) &&
+    return check_known(o, stdio_options, errp) &&
            flag(o, "signal", &b->u.stdio.data->has_signal, &b->u.stdio.data->signal, errp);
 }
 
+static const char *const ringbuf_options[] = {"size", NULL};
+
 static bool parse_ringbuf(struct json_object *o, ChardevBackend *b, Error **errp)
 {
-    static const char *const known[] = {"size", NULL};
 
     b->u.ringbuf.data = g_new0(ChardevRingbuf, 1);
-    return check_known(o, known, errp) &&
+    return check_known(o, ringbuf_options, errp) &&
            number(o, "size", &b->u.ringbuf.data->has_size, &b->u.ringbuf.data->size, errp);
+}
+
+static const struct {
+    bool (*parse)(struct json_object *o, ChardevBackend *b, Error **errp);
+    const char *const *options;
+} kinds[] = {
+    [CHARDEV_BACKEND_KIND_FILE] = {parse_file, file_options},
+    [CHARDEV_BACKEND_KIND_PIPE] = {parse_pipe, pipe_options},
+    [CHARDEV_BACKEND_KIND_SOCKET] = {parse_socket, socket_options},
+    [CHARDEV_BACKEND_KIND_NULL] = {parse_null, null_options},
+    [CHARDEV_BACKEND_KIND_MUX] = {parse_mux, mux_options},
+    [CHARDEV_BACKEND_KIND_STDIO] = {parse_stdio, stdio_options},
+    [CHARDEV_BACKEND_KIND_RINGBUF] = {parse_ringbuf, ringbuf_options},
+    [CHARDEV_BACKEND_KIND_MEMORY] = {parse_ringbuf, ringbuf_options},
+};
+
+const char *chardev_kind_name(unsigned i)
+{
+    return i < G_N_ELEMENTS(kinds) ? qapi_type_ChardevBackendKind.enum_names[i] : NULL;
+}
+
+bool chardev_print_help(const char *kind)
+{
+    bool found = false;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        const char *name = chardev_kind_name(i);
+        unsigned column = 20;
+
+        if (kind && strcmp(kind, name) != 0) {
+            continue;
+        }
+        found = true;
+        printf("  %-17s id=", name);
+        for (const char *const *list = kinds[i].options; list;
+             list = list == common ? NULL : common) {
+            for (unsigned k = 0; list[k]; k++) {
+                if (strcmp(list[k], "backend") == 0 || strcmp(list[k], "id") == 0) {
+                    continue;
+                }
+                if (column + strlen(list[k]) > 70) {
+                    column = 20;
+                    printf("\n%20s", "");
+                } else {
+                    printf(" ");
+                }
+                column += printf("[%s=]", list[k]) + 1;
+            }
+        }
+        printf("\n");
+    }
+    return found;
 }
 
 ChardevBackend *chardev_parse(struct json_object *o, bool *ret_mux, Error **errp)
 {
-    static bool (*const parsers[])(struct json_object * o, ChardevBackend * b, Error * *errp) = {
-        [CHARDEV_BACKEND_KIND_FILE] = parse_file,
-        [CHARDEV_BACKEND_KIND_PIPE] = parse_pipe,
-        [CHARDEV_BACKEND_KIND_SOCKET] = parse_socket,
-        [CHARDEV_BACKEND_KIND_NULL] = parse_null,
-        [CHARDEV_BACKEND_KIND_MUX] = parse_mux,
-        [CHARDEV_BACKEND_KIND_STDIO] = parse_stdio,
-        [CHARDEV_BACKEND_KIND_RINGBUF] = parse_ringbuf,
-        [CHARDEV_BACKEND_KIND_MEMORY] = parse_ringbuf,
-    };
     g_autoptr(ChardevBackend) b = g_new0(ChardevBackend, 1);
     const char *backend = option(o, "backend"), *id = option(o, "id");
     bool has_mux;
@@ -275,7 +327,7 @@ ChardevBackend *chardev_parse(struct json_object *o, bool *ret_mux, Error **errp
     }
     b->type = kind;
     *ret_mux = false;
-    if (!parsers[kind](o, b, errp) || !flag(o, "mux", &has_mux, ret_mux, errp)) {
+    if (!kinds[kind].parse(o, b, errp) || !flag(o, "mux", &has_mux, ret_mux, errp)) {
         return NULL;
     }
     b->u.null.data->logfile = g_strdup(option(o, "logfile")); /* every branch begins with these */

@@ -29,6 +29,10 @@ typedef struct ChardevUser {
 /* Makes a device from options as --chardev takes them (strings; from JSON booleans and numbers too).  Errors are those of the command line.
  * A server waits here for its first client unless wait=off (default, but for fd=, where nobody knows of it yet). */
 bool coroutine_fn chardev_new(struct json_object *options, Error **errp);
+/* The name of the i-th kind of device; NULL behind the last. */
+const char *chardev_kind_name(unsigned i);
+/* Prints the options of a kind, or of all (NULL).  False: there is none of that name. */
+bool chardev_print_help(const char *kind);
 /* As chardev-add, -change and -remove do it; errors are theirs. */
 bool coroutine_fn chardev_add(const char *id, const struct ChardevBackend *b, Error **errp);
 bool coroutine_fn chardev_change(const char *id, const struct ChardevBackend *b, Error **errp);

@@ -5,6 +5,7 @@
 #ifndef MONITOR_DAEMON_H
 #define MONITOR_DAEMON_H
 
+#include "qapi/visit.h"
 #include "util/coroutine.h"
 #include "util/error.h"
 
@@ -21,6 +22,25 @@ typedef struct CommandLine {
     const char *journal; /* argument of --snapshot-journal; NULL: none */
     GArray *options;     /* of Option */
 } CommandLine;
+
+/* An option that takes an argument. */
+typedef struct OptionKind {
+    const char *name;    /* without dashes */
+    const char *implied; /* key of a first value without one; NULL: there is none */
+    const QapiType
+        *type; /* of the argument; NULL: character devices, which have options of their own */
+    bool coroutine_fn (*run)(struct json_object *o, bool keyval, Error **errp);
+    const char *what; /* for help */
+} OptionKind;
+
+/* ---- help.c ---- */
+
+/* --help: all options and what they take. */
+void help_print(const OptionKind *options, unsigned n);
+/* Prints what an option or a kind of it takes if that is what the argument asks for ("help", "KIND,help").  False: it does not. */
+bool help_for_argument(const OptionKind *o, const char *arg);
+
+/* ---- options.c ---- */
 
 /* Exits the process for --help, --version and bad syntax. */
 void command_line_parse(CommandLine *cl, int argc, char **argv);

@@ -18,56 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char usage[] =
-    "Usage: %s [options]\n"
-    "Serves disk images over NBD; snapshots groups of them at one instant.\n"
-    "\n"
-    "  -h, --help             show this help and exit\n"
-    "  -V, --version          show the version and exit\n"
-    "\n"
-    "  --blockdev [driver=]<driver>[,node-name=<name>][,discard=ignore|unmap]\n"
-    "             [,cache.direct=on|off][,cache.no-flush=on|off]\n"
-    "             [,read-only=on|off][,auto-read-only=on|off]\n"
-    "             [,force-share=on|off][,detect-zeroes=on|off|unmap]\n"
-    "             [,<options of the driver>...]\n"
-    "                         open a node (drivers: file, raw, qcow2, null-co, null-aio)\n"
-    "  --chardev socket,id=<id>,path=<path>[,server=on|off][,wait=on|off]\n"
-    "  --chardev socket,id=<id>,host=<host>,port=<port>[,server=on|off][,wait=on|off]\n"
-    "  --chardev socket,id=<id>,fd=<number>[,server=on|off]\n"
-    "            further options of sockets: [,reconnect-ms=<n>][,tls-creds=<id>]\n"
-    "            [,tls-authz=<id>][,telnet=on|off][,nodelay=on|off]\n"
-    "  --chardev stdio,id=<id>\n"
-    "  --chardev pipe,id=<id>,path=<path>\n"
-    "  --chardev file,id=<id>,path=<path>[,input-path=<path>][,append=on|off]\n"
-    "  --chardev ringbuf,id=<id>[,size=<n>]\n"
-    "  --chardev null,id=<id>\n"
-    "  --chardev mux,id=<id>,chardev=<id>\n"
-    "                         make a character device\n"
-    "  --daemonize            go to the background when everything is ready\n"
-    "  --export [type=]nbd,id=<id>,node-name=<node>[,name=<name>][,writable=on|off]\n"
-    "           [,iothread=<id>][,writethrough=on|off][,description=<text>]\n"
-    "                         export a node over NBD (needs --nbd-server)\n"
-    "  --export [type=]vhost-user-blk,id=<id>,node-name=<node>,addr.type=unix,addr.path=<path>\n"
-    "           [,writable=on|off][,iothread=<id>|,iothread.<i>=<id>...][,num-queues=<n>]\n"
-    "           [,logical-block-size=<bytes>][,serial=<text>][,metadata-writethrough=on|off]\n"
-    "                         export a node to a virtual machine over vhost-user\n"
-    "  --monitor [chardev=]<id>[,mode=control|readline][,pretty=on|off]\n"
-    "                         serve QMP, or the console, on a character device\n"
-    "  --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<n>]\n"
-    "  --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>[,max-connections=<n>]\n"
-    "                         start the NBD server\n"
-    "  --object iothread,id=<id>\n"
-    "                         make an I/O thread\n"
-    "  --object secret,id=<id>,file=<path>|data=<text>\n"
-    "  --object tls-creds-x509,id=<id>,dir=<path>,endpoint=server|client\n"
-    "  --object authz-list,id=<id>,policy=deny|allow[,<rules>...]\n"
-    "                         and others, see object-add: secrets, TLS, who may connect\n"
-    "  --pidfile <path>       write the process id there when everything is ready\n"
-    "  --snapshot-journal [path=]<path>[,follow=on|off][,damaged=refuse|set-aside]\n"
-    "                         keep snapshot groups all or nothing across crashes\n"
-    "\n"
-    "Arguments may also be JSON objects.\n";
-
 /* One line on a terminal: control characters of arguments are shown, not sent. */
 static char *one_line(const char *text)
 {
@@ -114,60 +64,6 @@ static G_GNUC_NORETURN void bad(const char *what, const char *msg)
     report(text);
     g_clear_pointer(&text, g_free); /* exit() does not come back to free it */
     exit(1);
-}
-
-void command_line_parse(CommandLine *cl, int argc, char **argv)
-{
-    static const struct option table[] = {
-        {"blockdev", required_argument, NULL, 'b'},
-        {"chardev", required_argument, NULL, 'c'},
-        {"daemonize", no_argument, NULL, 'd'},
-        {"export", required_argument, NULL, 'e'},
-        {"help", no_argument, NULL, 'h'},
-        {"monitor", required_argument, NULL, 'm'},
-        {"nbd-server", required_argument, NULL, 'n'},
-        {"object", required_argument, NULL, 'o'},
-        {"pidfile", required_argument, NULL, 'p'},
-        {"snapshot-journal", required_argument, NULL, 'j'},
-        {"version", no_argument, NULL, 'V'},
-        {NULL, 0, NULL, 0},
-    };
-    int c, index;
-
-    *cl = (CommandLine){.options = g_array_new(false, false, sizeof(Option))};
-    while ((c = getopt_long(argc, argv, "-hV", table, &index)) != -1) {
-        Option o = {.arg = optarg, .dashes = "--"};
-
-        switch (c) {
-        case 'h':
-            printf(usage, g_get_prgname());
-            exit(0);
-        case 'V':
-            printf("%s version " CUTPOINT_VERSION " (speaks the protocol of QEMU 10.2)\n",
-                   g_get_prgname());
-            exit(0);
-        case 'd':
-            cl->daemonize = true;
-            break;
-        case 'p':
-            cl->pidfile = optarg;
-            break;
-        case 'j':
-            if (cl->journal) {
-                bad("--snapshot-journal", "can be given only once");
-            }
-            cl->journal = optarg;
-            break;
-        case '?':
-            exit(1); /* getopt has said why */
-        case 1:
-            bad(optarg, "Unexpected argument");
-        default:
-            o.name = table[index].name;
-            g_array_append_val(cl->options, o);
-            break;
-        }
-    }
 }
 
 /* ---- carrying out ---- */
@@ -277,28 +173,103 @@ bool coroutine_fn option_run_journal(const CommandLine *cl, Error **errp)
     return false;
 }
 
-bool coroutine_fn option_run(const Option *o, Error **errp)
+/* ---- which there are ---- */
+
+static const OptionKind kinds[] = {
+    {"blockdev", "driver", &qapi_type_BlockdevOptions, run_blockdev, "open a node"},
+    {"chardev", "backend", NULL, run_chardev, "make a character device"},
+    {"export", "type", &qapi_type_BlockExportOptions, run_export, "export a node"},
+    {"monitor", "chardev", &qapi_type_MonitorOptions, run_monitor,
+     "serve QMP, or the console, on a character device"},
+    {"nbd-server", NULL, &qapi_type_NbdServerOptions, run_nbd_server, "start the NBD server"},
+    {"object", "qom-type", &qapi_type_ObjectOptions, run_object,
+     "make an I/O thread, a secret, credentials, ..."},
+    {"snapshot-journal", "path", &qapi_type_SnapshotJournalOptions, NULL,
+     "keep snapshot groups all or nothing across crashes"},
+};
+
+static const OptionKind *find_kind(const char *name)
 {
-    static const struct {
-        const char *name, *implied;
-        bool coroutine_fn (*run)(struct json_object *o, bool keyval, Error **errp);
-    } table[] = {
-        {"blockdev", "driver", run_blockdev}, {"chardev", "backend", run_chardev},
-        {"export", "type", run_export},       {"monitor", "chardev", run_monitor},
-        {"nbd-server", NULL, run_nbd_server}, {"object", "qom-type", run_object},
-    };
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
-        if (strcmp(table[i].name, o->name) == 0) {
-            bool keyval;
-            g_autoptr(JsonObject) args = option_parse(o->arg, table[i].implied, &keyval, errp);
-            bool ok = args && table[i].run(args, keyval, errp);
-
-            if (!ok) {
-                error_prefix(errp, "%s%s %s: ", o->dashes, o->name, o->arg);
-            }
-            return ok;
+    for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        if (strcmp(kinds[i].name, name) == 0) {
+            return &kinds[i];
         }
     }
     g_assert_not_reached();
+}
+
+static void answer_help(const char *name, const char *arg)
+{
+    if (help_for_argument(find_kind(name), arg)) {
+        exit(fflush(stdout) == 0 ? 0 : 1);
+    }
+}
+
+void command_line_parse(CommandLine *cl, int argc, char **argv)
+{
+    static const struct option table[] = {
+        {"blockdev", required_argument, NULL, 'b'},
+        {"chardev", required_argument, NULL, 'c'},
+        {"daemonize", no_argument, NULL, 'd'},
+        {"export", required_argument, NULL, 'e'},
+        {"help", no_argument, NULL, 'h'},
+        {"monitor", required_argument, NULL, 'm'},
+        {"nbd-server", required_argument, NULL, 'n'},
+        {"object", required_argument, NULL, 'o'},
+        {"pidfile", required_argument, NULL, 'p'},
+        {"snapshot-journal", required_argument, NULL, 'j'},
+        {"version", no_argument, NULL, 'V'},
+        {NULL, 0, NULL, 0},
+    };
+    int c, index;
+
+    *cl = (CommandLine){.options = g_array_new(false, false, sizeof(Option))};
+    while ((c = getopt_long(argc, argv, "-hV", table, &index)) != -1) {
+        Option o = {.arg = optarg, .dashes = "--"};
+
+        switch (c) {
+        case 'h':
+            help_print(kinds, G_N_ELEMENTS(kinds));
+            exit(0);
+        case 'V':
+            printf("%s version " CUTPOINT_VERSION " (speaks the protocol of QEMU 10.2)\n",
+                   g_get_prgname());
+            exit(0);
+        case 'd':
+            cl->daemonize = true;
+            break;
+        case 'p':
+            cl->pidfile = optarg;
+            break;
+        case 'j':
+            answer_help("snapshot-journal", optarg);
+            if (cl->journal) {
+                bad("--snapshot-journal", "can be given only once");
+            }
+            cl->journal = optarg;
+            break;
+        case '?':
+            exit(1); /* getopt has said why */
+        case 1:
+            bad(optarg, "Unexpected argument");
+        default:
+            o.name = table[index].name;
+            answer_help(o.name, optarg);
+            g_array_append_val(cl->options, o);
+            break;
+        }
+    }
+}
+
+bool coroutine_fn option_run(const Option *o, Error **errp)
+{
+    const OptionKind *kind = find_kind(o->name);
+    bool keyval, ok;
+    g_autoptr(JsonObject) args = option_parse(o->arg, kind->implied, &keyval, errp);
+
+    ok = args && kind->run(args, keyval, errp);
+    if (!ok) {
+        error_prefix(errp, "%s%s %s: ", o->dashes, o->name, o->arg);
+    }
+    return ok;
 }

@@ -44,6 +44,54 @@ def test_help():
     assert run('--help', '--nonsense').returncode == 0
 
 
+def test_help_names_what_is_there(daemon):
+    """The lists come from the drivers' register and from the schema: all of it, and nothing else."""
+    help_text = run('--help').stdout
+    schema = {e['name']: e for e in daemon().cmd('query-qmp-schema')}
+    offered = {}
+    for section in re.split(r'^--', help_text, flags=re.M)[1:]:
+        option, _, body = section.partition('\n')
+        offered[option] = re.findall(r'^  ([a-z][a-z0-9_-]*)(?= |$)', body.replace('  all of them:', '  ALL'), re.M)
+    assert set(offered) == {'blockdev', 'chardev', 'export', 'monitor', 'nbd-server', 'object', 'snapshot-journal'}
+
+    def values(command, tag):
+        arg = schema[schema[command]['arg-type']]
+        return {m['name'] for m in schema[next(m for m in arg['members'] if m['name'] == tag)['type']]['members']}
+    assert set(offered['object']) == values('object-add', 'qom-type')
+    assert set(offered['export']) == values('block-export-add', 'type')
+    assert set(offered['blockdev']) <= values('blockdev-add', 'driver') and {'file', 'qcow2'} <= set(offered['blockdev'])
+    for driver in set(offered['blockdev']):  # each can be asked for, with its options
+        text = run('--blockdev', f'driver={driver},help').stdout
+        branch = next(v for v in schema[schema['blockdev-add']['arg-type']]['variants'] if v['case'] == driver)
+        for member in schema[branch['type']]['members']:
+            assert re.search(rf'[ \[|]{re.escape(member["name"])}[=.]', text), (driver, member['name'])
+
+
+@pytest.mark.parametrize('argv, texts', [
+    (['--blockdev', 'help'], ['--blockdev: open a node', 'qcow2', '[read-only=on|off]', 'filename=TEXT']),
+    (['--blockdev', 'qcow2,help'], ['file=TEXT|file.driver=...', '[backing=TEXT|backing.driver=...]', '[node-name=TEXT]']),
+    (['--object', '?'], ['throttle-group', '[limits.bps-total=NUMBER]', 'rules.0.match']),
+    (['--object', 'qom-type=secret,help'], ['[format=raw|base64]', 'id=TEXT']),
+    (['--chardev', 'help'], ['socket', '[reconnect-ms=]']),
+    (['--chardev', 'pipe,help'], ['pipe', '[path=]']),
+    (['--export', 'vhost-user-blk,help'], ['addr.type=', '[serial=TEXT]']),
+    (['--monitor', 'help'], ['[mode=readline|control]']),
+    (['--nbd-server', 'help'], ['[max-connections=NUMBER]']),
+    (['--snapshot-journal', 'help'], ['[damaged=refuse|set-aside]']),
+])
+def test_help_of_an_option(argv, texts):
+    done = run(*argv)
+    assert done.returncode == 0 and done.stderr == ''
+    for text in texts:
+        assert text in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+def test_no_help_of_what_is_not_there():
+    for argv in (['--blockdev', 'nosuch,help'], ['--chardev', 'nosuch,help'], ['--object', 'nosuch,help']):
+        assert run(*argv).returncode == 1
+
+
 def test_version():
     for option in ('-V', '--version'):
         done = run(option)
