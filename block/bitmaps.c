@@ -117,7 +117,7 @@ void coroutine_fn node_bitmaps_resize(Node *n, uint64_t size)
     for (guint i = 0; n->bitmaps && i < n->bitmaps->len; i++) {
         UserBitmap *b = g_ptr_array_index(n->bitmaps, i);
 
-        if (dirty_bitmap_size(b->map) != size) {
+        if (!b->inconsistent && dirty_bitmap_size(b->map) != size) {
             resize_one(n, b, size);
         }
     }

@@ -12,6 +12,9 @@
  *   enable   a new map, recording, that gets the marks of the old one
  *   merge    marks are added in memory that is there already: a write that had begun before has marked the source by then
  *
+ * What the image has of a bitmap changes when all is settled, so that there is nothing to take back: a removed one is removed there then; the
+ * others are stored when the node is given up for writing (BlockDriver.bitmap_can_store).
+ *
  * Later actions see what earlier ones will have done (planned_bitmap()).
  */
 #include "action.h"
@@ -115,6 +118,32 @@ static bool find(Action *a, PlannedGraph *g, const char *node, const char *name,
     return user_bitmap_check(*ret_bitmap, (*ret_node)->real, allow, errp);
 }
 
+static uint32_t default_granularity(Node *n)
+{
+    g_auto(ImageFacts) f = {.actual_size = -1};
+    g_autoptr(Error) ignored = NULL;
+
+    if (!n->driver->facts || !n->driver->facts(n, &f, &ignored) || f.cluster_size == 0) {
+        return GRANULARITY_MAX;
+    }
+    return CLAMP(f.cluster_size, GRANULARITY_MIN, GRANULARITY_MAX);
+}
+
+static uint32_t granularity_of(const BitmapAction *x, Node *n)
+{
+    return x->has_granularity ? x->granularity : default_granularity(n);
+}
+
+static bool check_storable(const BitmapAction *x, Node *n, Error **errp)
+{
+    if (!n->driver->bitmap_can_store) {
+        error_set_errno(errp, ENOTSUP, n->name, "bitmap", "Can't store persistent bitmaps to %s",
+                        x->node);
+        return false;
+    }
+    return n->driver->bitmap_can_store(n, x->name, granularity_of(x, n), errp);
+}
+
 static bool plan_add(BitmapAction *x, PlannedGraph *g, Error **errp)
 {
     uint32_t v = x->granularity;
@@ -140,12 +169,11 @@ static bool plan_add(BitmapAction *x, PlannedGraph *g, Error **errp)
         error_set(errp, ERROR_EXISTS, x->name, "bitmap", "Bitmap already exists: %s", x->name);
         return false;
     }
-    if (x->persistent) {
-        error_set(errp, ERROR_UNSUPPORTED, x->name, "bitmap",
-                  "Can't make bitmap '%s' persistent in '%s': not supported", x->name, x->node);
+    if (x->persistent && x->planned->real && !check_storable(x, x->planned->real, errp)) {
         return false;
     }
     x->bitmap = x->owned = user_bitmap_new(x->name);
+    x->bitmap->persistent = x->persistent;
     return true;
 }
 
@@ -196,17 +224,6 @@ static bool bitmap_plan(Action *a, PlannedGraph *g, Error **errp)
 
 /* ---- link ---- */
 
-static uint32_t default_granularity(Node *n)
-{
-    g_auto(ImageFacts) f = {.actual_size = -1};
-    g_autoptr(Error) ignored = NULL;
-
-    if (!n->driver->facts || !n->driver->facts(n, &f, &ignored) || f.cluster_size == 0) {
-        return GRANULARITY_MAX;
-    }
-    return CLAMP(f.cluster_size, GRANULARITY_MIN, GRANULARITY_MAX);
-}
-
 static bool coroutine_fn make_fresh(BitmapAction *x, uint64_t size, uint32_t granularity,
                                     bool record, Error **errp)
 {
@@ -248,9 +265,8 @@ static bool coroutine_fn bitmap_link(Action *a, Error **errp)
 
     switch (x->verb) {
     case BITMAP_ADD:
-        if (!make_fresh(x, atomic_load(&n->size),
-                        x->has_granularity ? x->granularity : default_granularity(n), !x->disabled,
-                        errp)) {
+        if ((x->persistent && !check_storable(x, n, errp)) ||
+            !make_fresh(x, atomic_load(&n->size), granularity_of(x, n), !x->disabled, errp)) {
             return false;
         }
         x->bitmap->map = x->fresh; /* for later actions; nobody else sees it */
@@ -322,7 +338,6 @@ static void bitmap_commit(Action *a)
     }
 }
 
-/* Settled, or undone. */
 static void coroutine_fn bitmap_stop(Action *a)
 {
     BitmapAction *x = (BitmapAction *)a;
@@ -330,6 +345,18 @@ static void coroutine_fn bitmap_stop(Action *a)
     if (x->recording) {
         node_unrecord(planned_node(x->planned), x->recording);
         x->recording = NULL;
+    }
+}
+
+static void coroutine_fn bitmap_settled(Action *a)
+{
+    const BitmapAction *x = (BitmapAction *)a;
+
+    bitmap_stop(a);
+    if (x->verb == BITMAP_REMOVE && x->bitmap->persistent) {
+        Node *n = planned_node(x->planned);
+
+        n->driver->bitmap_removed(n, x->name);
     }
 }
 
@@ -354,7 +381,7 @@ static const ActionOps bitmap_ops = {
     .plan = bitmap_plan,
     .link = bitmap_link,
     .commit = bitmap_commit,
-    .settled = bitmap_stop,
+    .settled = bitmap_settled,
     .undo = bitmap_stop,
     .free = bitmap_free,
 };

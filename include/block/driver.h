@@ -119,6 +119,12 @@ struct BlockDriver {
     /* Formats that record a backing file.  NULL strings: none.  Durable when it returns. */
     bool coroutine_fn (*set_backing_string)(Node *n, const char *file, const char *format,
                                             Error **errp);
+    /* Formats that store dirty bitmaps (block/bitmaps.h): they give the node those that the image has when it opens, and store the persistent ones
+     * when it is given up for writing.  NULL: they do not.
+     * Can one more be stored?  granularity: bytes.  Error: "Can't make bitmap '%s' persistent in '%s': %s".  Must not suspend. */
+    bool (*bitmap_can_store)(Node *n, const char *name, uint32_t granularity, Error **errp);
+    /* The node has it no longer; nor has the image when it returns.  Failures are logged. */
+    void coroutine_fn (*bitmap_removed)(Node *n, const char *name);
     /* Formats: writes a new image into `file` (an empty protocol node opened read-write, reached through an edge), complete and
      * flushed when it returns. */
     bool coroutine_fn (*create)(Edge *file, const CreateSpec *spec, Error **errp);

@@ -332,7 +332,9 @@ static bool place_aio(const char *aio, struct json_object *o, Error **errp)
     if (!file) {
         file = o;
     }
-    if (g_strcmp0(text_of(file, "driver"), "file") == 0 && !text_of(file, "aio")) {
+    /* The default is not said: then it need not be said again when the node is reopened. */
+    if (strcmp(aio, "threads") != 0 && g_strcmp0(text_of(file, "driver"), "file") == 0 &&
+        !text_of(file, "aio")) {
         set(file, "aio", aio);
     }
     return true;

@@ -117,7 +117,6 @@ def test_errors(d):
             ('add', {'node': 'a', 'name': 'y' * 1024}, f"Bitmap name too long: {'y' * 1024}"),
             ('add', {'node': 'a', 'name': 'y', 'granularity': 64000}, 'Granularity must be power of 2 and at least 512'),
             ('add', {'node': 'a', 'name': 'y', 'granularity': 0}, 'Granularity must be power of 2 and at least 512'),
-            ('add', {'node': 'a', 'name': 'y', 'persistent': True}, "Can't make bitmap 'y' persistent in 'a': not supported"),
             ('merge', {'node': 'a', 'target': 'x', 'bitmaps': ['y']}, "Dirty bitmap 'y' not found"),
             ('merge', {'node': 'a', 'target': 'x', 'bitmaps': [{'node': 'none', 'name': 'y'}]}, "Node 'none' not found"),
             *((v, {'node': n, 'name': 'y'}, t) for v in ('remove', 'clear', 'enable', 'disable')

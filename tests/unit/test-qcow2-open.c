@@ -175,10 +175,13 @@ static void coroutine_fn truncated(void)
 static void coroutine_fn bitmaps(void)
 {
     shell("qemu-img create -q -f qcow2 '%s' 64M && qemu-img bitmap --add '%s' b", image, image);
-    refused(false, "qcow2: Persistent dirty bitmaps are not supported; the image can only be "
-                   "opened read-only");
-    close_node(open_image(true, ""));
-    g_assert_cmpint(shell_status("qemu-img info '%s' | grep -q 'name: b'", image), ==, 0);
+    g_assert_cmphex(peek(HDR_AUTOCLEAR, 8), ==, AUTOCLEAR_BITMAPS);
+    for (int read_only = 0; read_only < 2; read_only++) {
+        close_node(open_image(read_only, ""));
+        g_assert_cmphex(peek(HDR_AUTOCLEAR, 8), ==, AUTOCLEAR_BITMAPS);
+        g_assert_cmpint(shell_status("qemu-img info '%s' | grep -q 'name: b'", image), ==, 0);
+        g_assert_cmpint(shell_status("qemu-img info '%s' | grep -q in-use", image), !=, 0);
+    }
 }
 
 /* Auto-clear bits that nobody knows are cleared before anything is written. */

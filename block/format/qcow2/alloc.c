@@ -165,6 +165,11 @@ static int coroutine_fn refill_low(Qcow2 *q, Request *r)
         return 0;
     }
     find_free(q, b, q->low_hint, limit, &start, &end);
+    /* The file may end within its last cluster. */
+    ret = start < end ? file_grow(q, r, end << q->cluster_bits) : 0;
+    if (ret < 0) {
+        return ret;
+    }
     q->low_hint = end;
     if (start < end) {
         set_run(q, b, start, end, false);

@@ -2,8 +2,34 @@
 /*
  * What queries say about a qcow2 image.
  */
+#include "bitmap.h"
 #include "qapi-types.h"
-#include "qcow2.h"
+
+static Qcow2BitmapInfoList *stored_bitmaps(const Qcow2 *q)
+{
+    Qcow2BitmapInfoList *list = NULL, **tail = &list;
+
+    for (guint i = 0; i < q->stored->len; i++) {
+        const StoredBitmap *b = g_ptr_array_index(q->stored, i);
+        Qcow2BitmapInfo *info = g_new0(Qcow2BitmapInfo, 1);
+        Qcow2BitmapInfoFlagsList **flag = &info->flags;
+
+        info->name = g_strdup(b->name);
+        info->granularity = UINT32_C(1) << b->granularity_bits;
+        for (unsigned bit = BITMAP_IN_USE; bit <= BITMAP_AUTO; bit <<= 1) {
+            if (b->flags & bit) {
+                *flag = g_new0(Qcow2BitmapInfoFlagsList, 1);
+                (*flag)->value = bit == BITMAP_AUTO ? QCOW2_BITMAP_INFO_FLAGS_AUTO
+                                                    : QCOW2_BITMAP_INFO_FLAGS_IN_USE;
+                flag = &(*flag)->next;
+            }
+        }
+        *tail = g_new0(Qcow2BitmapInfoList, 1);
+        (*tail)->value = info;
+        tail = &(*tail)->next;
+    }
+    return list;
+}
 
 static ImageInfoSpecific *specific(const Qcow2 *q)
 {
@@ -23,6 +49,7 @@ static ImageInfoSpecific *specific(const Qcow2 *q)
         v->corrupt = atomic_load(&((Qcow2 *)q)->corrupt);
         v->has_extended_l2 = true;
         v->extended_l2 = false;
+        v->bitmaps = stored_bitmaps(q);
     }
     return i;
 }

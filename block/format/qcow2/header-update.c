@@ -5,10 +5,11 @@
  * A sector of 512 bytes reaches storage as a whole or not at all; fields of the header proper lie in the first one.  So:
  *
  *  - A few fields: the bytes concerned are written, nothing else.
- *  - The name of the backing file: it is written where neither the present name nor any extension is, and made durable; then the
- *    first sector refers to it.  When the extensions (the format's name is one) reach beyond the first sector and move, they are cut
- *    short for a moment: a first sector that has the END extension early, then the sectors behind, then the first sector as it shall
- *    be, each step durable before the next.  What can be missing after a crash in between is what every reader may ignore.
+ *  - Extensions and the name of the backing file: a name that changes or is in the way is written where neither the present name nor any
+ *    extension is, and made durable; then the first sector refers to it.  When the extensions reach beyond the first sector and change there, they
+ *    are cut short for a moment: a first sector that has the END extension after the last one that lies in it as a whole, then the sectors behind,
+ *    then the first sector as it shall be, each step durable before the next.  What can be missing after a crash in between is what every reader
+ *    may ignore.  Those that must not be missing come first (the format's name, where the dirty bitmaps are).
  */
 #include "qcow2.h"
 #include <inttypes.h>
@@ -94,6 +95,20 @@ static int coroutine_fn step(Qcow2 *q, Request *r, uint32_t offset, const uint8_
     return ret < 0 ? ret : edge_flush(q->file, r);
 }
 
+/* Byte behind the last extension that lies in the first sector as a whole and leaves room for END. */
+static size_t extensions_in_first(const uint8_t *to, size_t at)
+{
+    while (at + 16 <= SECTOR && get_be32(to + at) != EXT_END) {
+        size_t next = at + 8 + (((size_t)get_be32(to + at + 4) + 7) & ~(size_t)7);
+
+        if (next + 8 > SECTOR) {
+            break;
+        }
+        at = next;
+    }
+    return at;
+}
+
 /* The steps that lead from the present first cluster to `to`; used: end of header and extensions of both. */
 static int coroutine_fn write_steps(Qcow2 *q, Request *r, const uint8_t *from, uint8_t *to,
                                     uint64_t name_offset, size_t name_len, uint64_t used)
@@ -105,11 +120,8 @@ static int coroutine_fn write_steps(Qcow2 *q, Request *r, const uint8_t *from, u
         ret = step(q, r, name_offset, to + name_offset, name_len);
     }
     if (ret == 0 && used > SECTOR && memcmp(from + SECTOR, to + SECTOR, used - SECTOR) != 0) {
-        size_t at = q->header.header_length;
+        size_t at = extensions_in_first(to, q->header.header_length);
 
-        if (at + 8 <= SECTOR && get_be32(to + at) == EXT_BACKING_FORMAT) {
-            at += 8 + ((get_be32(to + at + 4) + 7) & ~7u);
-        }
         if (at + 8 > SECTOR) {
             return -ENOSPC;
         }
@@ -123,30 +135,48 @@ static int coroutine_fn write_steps(Qcow2 *q, Request *r, const uint8_t *from, u
     return ret < 0 ? ret : step(q, r, 0, to, SECTOR);
 }
 
-static int coroutine_fn update_backing(Qcow2 *q, Request *r, const char *file, const char *format,
-                                       Error **errp)
+/* With header_lock.  Extensions, backing strings and autoclear bits of `next` take the place of the present ones; next->backing_offset is chosen here.
+ * Memory is the caller's to change. */
+static int coroutine_fn replace_header(Qcow2 *q, Request *r, Qcow2Header *next)
 {
     g_autofree uint8_t *from = g_malloc0(q->cluster_size), *to = g_malloc0(q->cluster_size);
-    Qcow2Header next = q->header; /* shares its extensions */
-    size_t name_len = file ? strlen(file) : 0;
-    uint64_t used, len = MIN(q->cluster_size, edge_size(q->file, r));
+    size_t name_len = next->backing_file ? strlen(next->backing_file) : 0;
+    uint64_t len = MIN(q->cluster_size, edge_size(q->file, r));
+    uint64_t used = MAX(header_length_with_extensions(next), q->header.extensions_end);
+    bool moves = next->backing_file != q->header.backing_file || used > q->header.backing_offset;
     int ret;
 
-    next.backing_file = (char *)file;
-    next.backing_format = file ? (char *)format : NULL;
-    used = MAX(header_length_with_extensions(&next), q->header.extensions_end);
-    next.backing_offset = file ? find_room(q, used, name_len) : 0;
-    if (used > q->cluster_size || (file && next.backing_offset == 0)) {
-        error_set(errp, ERROR_NO_SPACE, q->node->name, "backing", "Backing file name too long");
+    if (!next->backing_file) {
+        next->backing_offset = 0;
+    } else if (moves) {
+        next->backing_offset = find_room(q, used, name_len);
+    }
+    if (used > q->cluster_size || (next->backing_file && next->backing_offset == 0)) {
         return -ENOSPC;
     }
     ret = edge_pread(q->file, r, guest(0), from, len, 0);
     if (ret == 0) {
         /* Whatever else is in the cluster stays. */
         memcpy(to, from, len);
-        memset(to + next.header_length, 0, used - next.header_length);
-        header_build(&next, to);
-        ret = write_steps(q, r, from, to, next.backing_offset, name_len, used);
+        memset(to + next->header_length, 0, used - next->header_length);
+        header_build(next, to);
+        ret = write_steps(q, r, from, to, next->backing_offset, moves ? name_len : 0, used);
+    }
+    return ret;
+}
+
+static int coroutine_fn update_backing(Qcow2 *q, Request *r, const char *file, const char *format,
+                                       Error **errp)
+{
+    Qcow2Header next = q->header; /* shares its extensions */
+    int ret;
+
+    next.backing_file = (char *)file;
+    next.backing_format = file ? (char *)format : NULL;
+    ret = replace_header(q, r, &next);
+    if (ret == -ENOSPC) {
+        error_set(errp, ERROR_NO_SPACE, q->node->name, "backing", "Backing file name too long");
+        return ret;
     }
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "backing", "Could not write the image header");
@@ -183,4 +213,60 @@ bool coroutine_fn qcow2_set_backing_string(Node *n, const char *file, const char
     co_mutex_unlock(&q->header_lock);
     request_end(&r);
     return ret == 0;
+}
+
+/* ---- dirty bitmaps ---- */
+
+/* The present extensions with that one, in front but for the group's, or without one.  Data is shared. */
+static GArray *extensions_with_bitmaps(const Qcow2 *q, HeaderExtension *bitmaps)
+{
+    GArray *list = g_array_new(false, true, sizeof(HeaderExtension));
+    guint at = 0;
+
+    for (guint i = 0; i < q->header.extensions->len; i++) {
+        const HeaderExtension *e = &g_array_index(q->header.extensions, HeaderExtension, i);
+
+        if (e->type != EXT_BITMAPS) {
+            g_array_append_val(list, *e);
+        }
+    }
+    if (bitmaps) {
+        at = list->len > 0 && g_array_index(list, HeaderExtension, 0).type == EXT_SNAPSHOT_GROUP;
+        g_array_insert_val(list, at, *bitmaps);
+    }
+    return list;
+}
+
+int coroutine_fn header_write_bitmaps(Qcow2 *q, Request *r, const uint8_t *extension)
+{
+    HeaderExtension e = {.type = EXT_BITMAPS, .len = 24};
+    Qcow2Header next;
+    int ret;
+
+    co_mutex_lock(&q->header_lock);
+    next = q->header;
+    e.data = extension ? g_memdup2(extension, e.len) : NULL;
+    next.extensions = extensions_with_bitmaps(q, extension ? &e : NULL);
+    next.autoclear =
+        extension ? next.autoclear | AUTOCLEAR_BITMAPS : next.autoclear & ~AUTOCLEAR_BITMAPS;
+    ret = replace_header(q, r, &next);
+    if (ret == 0) {
+        for (guint i = 0; i < q->header.extensions->len; i++) {
+            HeaderExtension *old = &g_array_index(q->header.extensions, HeaderExtension, i);
+
+            if (old->type == EXT_BITMAPS) {
+                g_free(old->data);
+            }
+        }
+        g_array_free(q->header.extensions, true);
+        q->header.extensions = next.extensions;
+        q->header.autoclear = next.autoclear;
+        q->header.backing_offset = next.backing_offset;
+        q->header.extensions_end = header_length_with_extensions(&q->header);
+    } else {
+        g_free(e.data);
+        g_array_free(next.extensions, true);
+    }
+    co_mutex_unlock(&q->header_lock);
+    return ret;
 }

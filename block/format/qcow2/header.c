@@ -262,7 +262,7 @@ bool header_parse(Qcow2Header *h, const uint8_t *buf, size_t len, Error **errp)
 
 /* ---- what is supported ---- */
 
-static const HeaderExtension *find_extension(const Qcow2Header *h, uint32_t type)
+const HeaderExtension *header_find_extension(const Qcow2Header *h, uint32_t type)
 {
     for (guint i = 0; i < h->extensions->len; i++) {
         const HeaderExtension *e = &g_array_index(h->extensions, HeaderExtension, i);
@@ -277,7 +277,7 @@ static const HeaderExtension *find_extension(const Qcow2Header *h, uint32_t type
 /* Names of the bits that nobody here knows, from the image's own table as far as it has them. */
 static char *unknown_features(const Qcow2Header *h, uint64_t bits)
 {
-    const HeaderExtension *names = find_extension(h, EXT_FEATURE_NAMES);
+    const HeaderExtension *names = header_find_extension(h, EXT_FEATURE_NAMES);
     GString *s = g_string_new(NULL);
 
     for (uint32_t at = 0; names && at + FEATURE_ENTRY <= names->len; at += FEATURE_ENTRY) {
@@ -332,10 +332,6 @@ static bool check_writable(const Qcow2Header *h, Error **errp)
     if (h->incompatible & INCOMPAT_DIRTY) {
         return refuse(errp, "qcow2: Image was not closed cleanly and its refcounts need repair; "
                             "cannot be opened read/write before 'qemu-img check -r all'");
-    }
-    if ((h->autoclear & AUTOCLEAR_BITMAPS) && find_extension(h, EXT_BITMAPS)) {
-        return refuse(errp, "qcow2: Persistent dirty bitmaps are not supported; the image can only "
-                            "be opened read-only");
     }
     return true;
 }
@@ -402,7 +398,7 @@ void header_add_group(Qcow2Header *h, const uint8_t *uuid)
 
 bool header_has_group(const Qcow2Header *h, const uint8_t *uuid)
 {
-    const HeaderExtension *e = find_extension(h, EXT_SNAPSHOT_GROUP);
+    const HeaderExtension *e = header_find_extension(h, EXT_SNAPSHOT_GROUP);
 
     return e && e->len == 16 && memcmp(e->data, uuid, 16) == 0;
 }

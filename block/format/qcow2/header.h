@@ -64,6 +64,9 @@ void header_add_group(Qcow2Header *h, const uint8_t *uuid);
 /* True if the image was made for that group. */
 bool header_has_group(const Qcow2Header *h, const uint8_t *uuid);
 
+/* The first extension of that type; NULL: there is none. */
+const HeaderExtension *header_find_extension(const Qcow2Header *h, uint32_t type);
+
 /* Bytes that header and extensions take. */
 size_t header_length_with_extensions(const Qcow2Header *h);
 

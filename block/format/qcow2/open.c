@@ -6,8 +6,9 @@
  * else is read when it is needed.  It changes nothing in the file but auto-clear bits of features nobody here knows, and
  * these only in a writable image.
  */
+#include "bitmap.h"
+#include "block/bitmaps.h"
 #include "qapi-types.h"
-#include "qcow2.h"
 #include "util/log.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -35,6 +36,7 @@ Qcow2 *qcow2_state_new(Node *n)
     co_mutex_init(&q->resize_lock);
     co_mutex_init(&q->alloc_lock);
     co_mutex_init(&q->header_lock);
+    co_mutex_init(&q->bitmap_lock);
     co_range_lock_init(&q->ranges);
     pthread_mutex_init(&q->lock, NULL);
     co_queue_init(&q->keeper_waiters);
@@ -43,6 +45,9 @@ Qcow2 *qcow2_state_new(Node *n)
     q->durable = g_array_new(false, false, sizeof(Drop));
     q->waiting = g_array_new(false, false, sizeof(Drop));
     q->snapshot_ranges = g_array_new(false, false, sizeof(MetaRange));
+    q->bitmap_ranges = g_array_new(false, false, sizeof(MetaRange));
+    q->stored = stored_bitmaps_new();
+    q->loaded = g_ptr_array_new();
     return q;
 }
 
@@ -56,6 +61,12 @@ void qcow2_state_free(Qcow2 *q)
     }
     refcount_free_all(q);
     overlap_close(q);
+    for (guint i = 0; i < q->loaded->len; i++) {
+        user_bitmap_free(g_ptr_array_index(q->loaded, i));
+    }
+    g_ptr_array_free(q->loaded, true);
+    g_ptr_array_unref(q->stored);
+    g_array_free(q->bitmap_ranges, true);
     g_array_free(q->snapshot_ranges, true);
     g_array_free(q->waiting, true);
     g_array_free(q->durable, true);
@@ -63,6 +74,7 @@ void qcow2_state_free(Qcow2 *q)
     g_ptr_array_free(q->dirty_tables, true);
     pthread_mutex_destroy(&q->lock);
     co_range_lock_destroy(&q->ranges);
+    co_mutex_destroy(&q->bitmap_lock);
     co_mutex_destroy(&q->header_lock);
     co_mutex_destroy(&q->alloc_lock);
     co_mutex_destroy(&q->resize_lock);
@@ -156,7 +168,10 @@ bool coroutine_fn qcow2_open_writable(Qcow2 *q, Request *r, Error **errp)
 
 bool coroutine_fn qcow2_clear_autoclear(Qcow2 *q, Request *r, Error **errp)
 {
-    int ret = q->header.autoclear ? header_write_bits(q, r, q->header.incompatible, 0) : 0;
+    uint64_t keep = q->stored->len > 0 ? AUTOCLEAR_BITMAPS : 0;
+    int ret = q->header.autoclear & ~keep
+                  ? header_write_bits(q, r, q->header.incompatible, q->header.autoclear & keep)
+                  : 0;
 
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "open", "Could not update qcow2 header");
@@ -174,7 +189,7 @@ bool coroutine_fn qcow2_load(Qcow2 *q, Request *r, const BlockdevOptions *option
     qcow2_set_cache_limits(q);
     q->table_align = MAX(SECTOR, q->file->target->limits.request_alignment);
     if (!qcow2_check_entry_size(q, options, errp) || !read_l1(q, r, errp) ||
-        !snapshots_open(q, r, errp)) {
+        !snapshots_open(q, r, errp) || !bitmaps_load(q, r, errp)) {
         return false;
     }
     return !writable || qcow2_open_writable(q, r, errp);
@@ -216,9 +231,18 @@ static bool coroutine_fn qcow2_open(Node *n, const BlockdevOptions *options, Err
         ok = node_open_backing(n, options->u.qcow2.backing, q->header.backing_file,
                                q->header.backing_format, errp);
     }
+    if (ok && writable) {
+        /* Last: an image that could not be opened after all has its bitmaps as before. */
+        request_begin(&r, REQUEST_WRITE);
+        ok = bitmaps_mark_in_use(q, &r, errp);
+        request_end(&r);
+    }
     if (!ok) {
         qcow2_state_free(q);
         return false;
+    }
+    if (!atomic_load(&n->inactive)) {
+        bitmaps_adopt(q);
     }
     qcow2_clean_regularly(q);
     return true;
@@ -227,11 +251,16 @@ static bool coroutine_fn qcow2_open(Node *n, const BlockdevOptions *options, Err
 /* Gives up writing: all that is in memory gets into the file. */
 static void coroutine_fn finish_writing(Qcow2 *q)
 {
+    g_autoptr(Error) err = NULL;
     Request r;
     int ret;
 
     keeper_stop(q);
     request_begin(&r, REQUEST_WRITE);
+    if (!bitmaps_store(q, &r, &err)) {
+        log_error("%s: %s; they are lost", q->node->filename ? q->node->filename : q->node->name,
+                  err->message);
+    }
     ret = qcow2_write_everything(q, &r);
     request_end(&r);
     if (ret < 0) {
@@ -267,14 +296,17 @@ static bool coroutine_fn qcow2_rw_begin(Node *n, Error **errp)
     if (!header_check_supported(&q->header, true, errp)) {
         return false;
     }
+    request_begin(&r, REQUEST_WRITE);
     if (!q->blocks) {
-        request_begin(&r, REQUEST_WRITE);
         ok = qcow2_open_writable(q, &r, errp) && qcow2_clear_autoclear(q, &r, errp);
-        request_end(&r);
+        if (!ok) {
+            refcount_free_all(q);
+            overlap_close(q);
+        }
     }
+    ok = ok && bitmaps_mark_in_use(q, &r, errp);
+    request_end(&r);
     if (!ok) {
-        refcount_free_all(q);
-        overlap_close(q);
         return false;
     }
     alloc_restart(q);
@@ -302,6 +334,8 @@ const BlockDriver driver_qcow2 = {
     .writers_gone = qcow2_writers_gone,
     .facts = qcow2_facts,
     .set_backing_string = qcow2_set_backing_string,
+    .bitmap_can_store = qcow2_bitmap_can_store,
+    .bitmap_removed = qcow2_bitmap_removed,
     .create = qcow2_create,
     .probe = header_probe,
     .preadv = qcow2_preadv,

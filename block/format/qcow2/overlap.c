@@ -6,7 +6,7 @@
  * bit for each (hashed) cluster number that holds metadata, set when the image is opened and when metadata is allocated, never
  * cleared.  A clear bit is the answer for nearly all writes.  A set bit may be a coincidence: then the tables are searched.
  */
-#include "qcow2.h"
+#include "bitmap.h"
 #include "util/log.h"
 #include <stdarg.h>
 
@@ -66,6 +66,7 @@ bool overlap_open(Qcow2 *q, Error **errp)
         add_table(q, cluster_start((ClusterIndex){m->start}, q->cluster_bits),
                   (m->end - m->start) << q->cluster_bits);
     }
+    bitmaps_note_ranges(q);
     for (uint32_t i = 0; i < l1->entries; i++) {
         uint64_t at = table_entry(&l1->t, i) & ENTRY_OFFSET_MASK;
 
@@ -98,6 +99,18 @@ static bool inside(const Qcow2 *q, ClusterIndex c, HostOffset at, uint64_t bytes
     return start + q->cluster_size > at.v && start < at.v + bytes;
 }
 
+static bool in_ranges(const GArray *ranges, ClusterIndex c)
+{
+    for (guint i = 0; i < ranges->len; i++) {
+        const MetaRange *m = &g_array_index(ranges, MetaRange, i);
+
+        if (c.v >= m->start && c.v < m->end) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool in_tables(const Qcow2 *q, ClusterIndex c)
 {
     const L1 *l1 = l1_of((Qcow2 *)q);
@@ -106,14 +119,7 @@ static bool in_tables(const Qcow2 *q, ClusterIndex c)
         (q->reft.data && inside(q, c, q->reft.offset, q->reft.size))) {
         return true;
     }
-    for (guint i = 0; i < q->snapshot_ranges->len; i++) {
-        const MetaRange *m = &g_array_index(q->snapshot_ranges, MetaRange, i);
-
-        if (c.v >= m->start && c.v < m->end) {
-            return true;
-        }
-    }
-    return false;
+    return in_ranges(q->snapshot_ranges, c) || in_ranges(q->bitmap_ranges, c);
 }
 
 static bool in_refblocks(const Qcow2 *q, ClusterIndex c)

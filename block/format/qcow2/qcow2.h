@@ -27,7 +27,7 @@
  *  - A guest cluster gets its mapping changed by whoever holds its range in `ranges`; discards and zero writes as well.
  *  - In-place writes need no lock: they are uses, and Q4 protects what they write to.
  *
- * Lock order: Node.flush_lock, resize_lock, flush_lock, ranges, table slot (l2-cache.c), alloc_lock, header_lock, lock.  `lock` is a pthread mutex,
+ * Lock order: Node.flush_lock, bitmap_lock, resize_lock, flush_lock, ranges, table slot (l2-cache.c), alloc_lock, header_lock, lock.  `lock` is a pthread mutex,
  * held for moments and never across a yield; the others are coroutine locks.
  */
 #ifndef QCOW2_QCOW2_H
@@ -180,6 +180,14 @@ typedef struct Qcow2 {
     Timer clean_timer; /* control thread */
     /* snapshots: where their tables are, constant after open */
     GArray *snapshot_ranges; /* of MetaRange */
+
+    /* stored dirty bitmaps (bitmap.h) */
+    CoMutex bitmap_lock; /* before all other locks of the driver */
+    GPtrArray
+        *stored; /* StoredBitmap *, as the file has them; control thread, changed with both locks */
+    HostOffset directory;  /* where it lies, if there are any */
+    GPtrArray *loaded;     /* UserBitmap *, which the node does not have yet */
+    GArray *bitmap_ranges; /* of MetaRange; under lock */
 } Qcow2;
 
 typedef struct MetaRange {
@@ -360,6 +368,8 @@ int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r);
 
 bool coroutine_fn qcow2_set_backing_string(Node *n, const char *file, const char *format,
                                            Error **errp);
+/* The extension that says where dirty bitmaps are (24 bytes; NULL: there are none), and its autoclear bit, at once; durable on return. */
+int coroutine_fn header_write_bitmaps(Qcow2 *q, Request *r, const uint8_t *extension);
 int coroutine_fn header_write_bits(Qcow2 *q, Request *r, uint64_t incompatible, uint64_t autoclear);
 /* Size, and where the L1 and the refcount table are: one sector; durable on return. */
 int coroutine_fn header_write_tables(Qcow2 *q, Request *r, uint64_t size, const Table *l1,

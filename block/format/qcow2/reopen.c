@@ -8,9 +8,9 @@
  *   another file            a state of its own is read from it, and takes the place of the present one as a whole
  *   inactive to active      the same, as the file may be another one in all but its name
  */
+#include "bitmap.h"
 #include "block/reopen.h"
 #include "qapi-types.h"
-#include "qcow2.h"
 #include "util/log.h"
 #include <string.h>
 
@@ -55,6 +55,8 @@ bool coroutine_fn qcow2_reopen_prepare(Node *n, Reopen *r, Error **errp)
         return false;
     }
     r->hold |= !same_options(&s->opt, &q->opt);
+    /* Until it is certain that nobody will write, nobody does (B2). */
+    r->hold |= is_writable(n) && r->read_only && bitmaps_any(q);
     return r->new_file || r->reload || r->read_only || is_writable(n) ||
            header_check_supported(&q->header, true, errp);
 }
@@ -64,6 +66,7 @@ bool coroutine_fn qcow2_reopen_quiesce(Node *n, Reopen *r, Error **errp)
     Qcow2 *q = qcow2_of(n);
     Qcow2Reopen *s = r->state;
     Request request;
+    bool ok;
     int ret;
 
     if (!r->new_file && !r->reload && !(is_writable(n) && r->read_only)) {
@@ -76,13 +79,14 @@ bool coroutine_fn qcow2_reopen_quiesce(Node *n, Reopen *r, Error **errp)
     }
     request_begin(&request, REQUEST_WRITE);
     request.passes_gates = true;
-    ret = qcow2_write_everything(q, &request);
+    ok = bitmaps_store(q, &request, errp);
+    ret = ok ? qcow2_write_everything(q, &request) : 0;
     request_end(&request);
     if (ret < 0) {
         error_set_errno(errp, -ret, n->name, "reopen", "Could not write the metadata of '%s'",
                         n->name);
     }
-    return ret == 0;
+    return ok && ret == 0;
 }
 
 static bool coroutine_fn load(Node *n, Reopen *r, Request *request, Error **errp)
@@ -123,7 +127,7 @@ static void coroutine_fn begin_writing(Qcow2 *q)
 
     request_begin(&request, REQUEST_WRITE);
     request.passes_gates = true;
-    if (!qcow2_clear_autoclear(q, &request, &err)) {
+    if (!qcow2_clear_autoclear(q, &request, &err) || !bitmaps_mark_in_use(q, &request, &err)) {
         log_error("%s: %s; no writes are taken", q->node->name, err->message);
         atomic_store(&q->corrupt, true);
     }
@@ -143,12 +147,17 @@ void coroutine_fn qcow2_reopen_switch(Node *n, Reopen *r)
         atomic_store_explicit(&n->size, q->header.size, memory_order_release);
         qcow2_set_limits(n, q);
         qcow2_clean_regularly(q);
+        bitmaps_release(n);
+        bitmaps_adopt(q);
     } else if (r->hold) {
         q->opt = s->opt;
         qcow2_set_cache_limits(q);
         q->table_align = MAX(SECTOR, q->file->target->limits.request_alignment);
         timer_cancel(&q->clean_timer);
         qcow2_clean_regularly(q);
+    }
+    if (r->inactive) {
+        bitmaps_release(n);
     }
     if (!r->read_only && (s->fresh || !is_writable(n))) {
         alloc_restart(q);
@@ -170,6 +179,9 @@ void coroutine_fn qcow2_reopen_end(Node *n, Reopen *r, bool done)
     if (!done && s->read_refcounts) {
         refcount_free_all(q);
         overlap_close(q);
+    }
+    if (!done && s->stopped && is_writable(n)) {
+        begin_writing(q); /* what was stored is in use again */
     }
     if (!done && s->stopped) {
         pthread_mutex_lock(&q->lock);
