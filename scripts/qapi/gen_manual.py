@@ -7,8 +7,25 @@ from .doc import Doc
 from .schema import Alternate, Array, Enum, Object
 
 
-def anchor(name):
-    return re.sub(r'[^a-z0-9_-]', '', name.lower())
+def anchor(heading):
+    return re.sub(r'[^a-z0-9_-]', '', heading.lower().replace(' ', '-'))
+
+
+def anchors(schema):
+    """Where each definition is: names that differ in their case alone (stop, STOP) get numbers, in the order of the page."""
+    used, places = {}, {}
+    for module in schema.modules:
+        for item in module.contents:
+            if isinstance(item, Doc):
+                headings = [(None, h) for s in item.sections for h in re.findall(r'^=+ (.*)$', s.text(), re.M)]
+            else:
+                name = schema.entity_of[item].name
+                headings = [(name, name)]
+            for name, heading in headings:
+                a = anchor(heading)
+                used[a] = used.get(a, -1) + 1
+                places[name] = '%s-%d' % (a, used[a]) if used[a] else a
+    return places
 
 
 class Manual:
@@ -18,6 +35,7 @@ class Manual:
                     '<!-- made by scripts/qapi from a schema: changes belong there -->',
                     '# %s' % title, '']
         self.known = {d.doc.symbol for d in schema.entity_of if d.doc}
+        self.anchors = anchors(schema)
         self.contents()
         for module in schema.modules:
             for item in module.contents:
@@ -35,7 +53,7 @@ class Manual:
             self.add('%s: %s.' % (title, ', '.join(self.link(n) for n in names) or 'none'), '')
 
     def link(self, name):
-        return '[%s](#%s)' % (name, anchor(name)) if name in self.known else '`%s`' % name
+        return '[%s](#%s)' % (name, self.anchors[name]) if name in self.known else '`%s`' % name
 
     def type(self, t):
         return 'array of ' + self.type(t.element) if isinstance(t, Array) else self.link(t.name)
@@ -115,7 +133,7 @@ class Manual:
         self.add('- %s%s' % (head, ': ' + text[0] if text else ''))
         self.add(*('  ' + line if line else '' for line in text[1:]))
 
-    def members(self, ent, doc):
+    def own_members(self, ent, doc):
         if isinstance(ent, Enum):
             own = ent.values
         elif isinstance(ent, (Object, Alternate)):
@@ -132,6 +150,10 @@ class Manual:
                 remarks.append('only if built with %s' % self.condition(m.ifcond))
             remarks += [f.name for f in m.features if f.name in ('deprecated', 'unstable')]
             self.item('`%s`' % m.name, doc.args.get(m.name), remarks)
+        return own
+
+    def members(self, ent, doc):
+        own = self.own_members(ent, doc)
         if isinstance(ent, Object):
             for b in ent.branches:
                 self.add('- if `%s` is `%s`: the members of %s%s' % (
@@ -144,3 +166,26 @@ class Manual:
 def generate(schema, title):
     text = '\n'.join(Manual(schema, title).out)
     return re.sub(r'\n{3,}', '\n\n', text).rstrip('\n') + '\n'
+
+
+def part(schema, what, name):
+    """A part of the manual for pages of other sources: the members that all branches of a union have ('members'), or a section for each
+    branch with its own ('kinds')."""
+    union, m = schema.names[name], Manual.__new__(Manual)
+    m.schema, m.out, m.known = schema, [], set()
+    if what == 'members':
+        m.own_members(union, union.doc)
+        return '\n'.join(m.out)
+    for b in union.branches:
+        if b.ifcond:
+            continue
+        m.add('### %s' % b.name, '')
+        for section in b.type.doc.sections:
+            if section.kind == 'Plain':
+                m.add(*m.text(section), '')
+        t = b.type
+        while t is not None:
+            m.own_members(t, t.doc)
+            t = t.base
+        m.add('')
+    return re.sub(r'\n{3,}', '\n\n', '\n'.join(m.out)).rstrip('\n')
