@@ -64,6 +64,7 @@ void image_facts_clear(ImageFacts *f)
     g_free(f->backing_file);
     g_free(f->backing_format);
     qapi_free_ImageInfoSpecific(f->specific);
+    qapi_free_SnapshotInfoList(f->snapshots);
     *f = (ImageFacts){0};
 }
 

@@ -9,6 +9,9 @@
  *   OPEN --gate_close--> CLOSED --gate_claim--> CLAIMED --gate_open--> OPEN
  *                          '--- deadline, gate_open ---> OPEN
  *
+ * A gate can be closed for write-like requests alone (an internal snapshot): WRITES and WRITES_CLAIMED are CLOSED and CLAIMED for those, and
+ * others pass.
+ *
  * Several nodes are closed parents first, each when the one above it is idle: a request that waits at a lower gate then holds nothing in an upper
  * node that is being waited for.
  *
@@ -21,12 +24,14 @@
  */
 #include "gate.h"
 #include "block/count.h"
+#include "change-internal.h"
 #include "util/loop.h"
 #include "util/rcu.h"
 
 typedef struct GateRequest {
     Node *node;
     Coroutine *co;
+    int64_t since;
     Timer timer;
     _Atomic bool released;
 } GateRequest;
@@ -37,22 +42,31 @@ static void let_go(Node *n)
     GateRequest *g;
 
     while ((g = g_queue_pop_head(&n->gate_held))) {
+        node_waited(n, g->since);
         atomic_store_explicit(&g->released, true, memory_order_relaxed);
         co_wake(g->co); /* g is gone when it runs */
     }
 }
 
-/* G1 */
-static void expire(Node *n)
+static bool leave(Node *n, int from, int to)
 {
-    int closed = GATE_CLOSED;
+    return atomic_compare_exchange_strong_explicit(&n->gate, &from, to, memory_order_seq_cst,
+                                                   memory_order_seq_cst);
+}
 
-    pthread_mutex_lock(&n->wait_lock);
+/* Under wait_lock.  G1 */
+static void expire_locked(Node *n)
+{
     if (clock_ns() >= n->gate_deadline &&
-        atomic_compare_exchange_strong_explicit(&n->gate, &closed, GATE_OPEN, memory_order_seq_cst,
-                                                memory_order_seq_cst)) {
+        (leave(n, GATE_CLOSED, GATE_OPEN) || leave(n, GATE_WRITES, GATE_OPEN))) {
         let_go(n);
     }
+}
+
+static void expire(Node *n)
+{
+    pthread_mutex_lock(&n->wait_lock);
+    expire_locked(n);
     pthread_mutex_unlock(&n->wait_lock);
 }
 
@@ -69,7 +83,7 @@ static void deadline_passed(void *opaque)
 
 void coroutine_fn gate_wait(Node *n)
 {
-    GateRequest g = {.node = n, .co = co_self()};
+    GateRequest g = {.node = n, .co = co_self(), .since = clock_ns()};
     bool wait;
 
     timer_init(&g.timer, deadline_passed, &g);
@@ -87,14 +101,34 @@ void coroutine_fn gate_wait(Node *n)
     }
 }
 
-void gate_close(Node *n, int64_t deadline_ns)
+static void close_to(Node *n, int64_t deadline_ns, GateState state)
 {
     pthread_mutex_lock(&n->wait_lock);
     g_assert(atomic_load(&n->gate) == GATE_OPEN);
     n->gate_deadline = deadline_ns;
-    atomic_store_explicit(&n->gate, GATE_CLOSED, memory_order_seq_cst);
+    atomic_store_explicit(&n->gate, state, memory_order_seq_cst);
     pthread_mutex_unlock(&n->wait_lock);
     barrier_heavy(); /* who did not see it is counted */
+}
+
+void gate_close(Node *n, int64_t deadline_ns)
+{
+    close_to(n, deadline_ns, GATE_CLOSED);
+}
+
+void gate_close_writes(Node *n, int64_t deadline_ns)
+{
+    close_to(n, deadline_ns, GATE_WRITES);
+}
+
+bool coroutine_fn gate_wait_writes(Node *n)
+{
+    if (node_wait_writes(n, false, n->gate_deadline) &&
+        atomic_load_explicit(&n->gate, memory_order_acquire) != GATE_OPEN) {
+        return true;
+    }
+    expire(n);
+    return false;
 }
 
 bool coroutine_fn gate_wait_idle(Node *n)
@@ -109,14 +143,20 @@ bool coroutine_fn gate_wait_idle(Node *n)
 
 bool gate_claim(Node *n)
 {
-    int closed = GATE_CLOSED;
-
     if (clock_ns() >= n->gate_deadline) {
         expire(n);
         return false;
     }
-    return atomic_compare_exchange_strong_explicit(&n->gate, &closed, GATE_CLAIMED,
-                                                   memory_order_seq_cst, memory_order_seq_cst);
+    return leave(n, GATE_CLOSED, GATE_CLAIMED) || leave(n, GATE_WRITES, GATE_WRITES_CLAIMED);
+}
+
+void gate_unclaim(Node *n)
+{
+    pthread_mutex_lock(&n->wait_lock);
+    if (leave(n, GATE_WRITES_CLAIMED, GATE_WRITES)) {
+        expire_locked(n); /* timers may have found it claimed */
+    }
+    pthread_mutex_unlock(&n->wait_lock);
 }
 
 void gate_open(Node *n)

@@ -92,6 +92,7 @@ static ImageInfo *image_info(Node *n, bool flat, Error **errp)
         i->full_backing_filename = filename_full(n, f.backing_file);
         i->backing_filename_format = g_strdup(f.backing_format);
     }
+    i->snapshots = g_steal_pointer(&f.snapshots);
     i->format_specific = g_steal_pointer(&f.specific);
     i->limits = limits_info(n);
     if (!flat && image_below(n)) {

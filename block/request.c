@@ -18,7 +18,7 @@
  *
  * Hold.  A write that finds the change HELD is un-counted again, waits in the change's queue (hold.c) and starts over.
  *
- * Gate.  A request of any kind that finds the node's gate closed is un-counted again, waits there (gate.c) and starts over.
+ * Gate.  A request that finds the node's gate closed, for all or for its kind, is un-counted again, waits there (gate.c) and starts over.
  *
  * How a request is counted: as its kind, but as a read through EDGE_COW edges and below them (REQ_BELOW_COW): nothing is ever
  * written that way, and a guest's write that copies from the old node must not look like an old write to it.
@@ -111,6 +111,7 @@ Node *edge_enter_flags(Edge *e, Request *r, unsigned flags)
     RequestKind kind = e->role == EDGE_COW || (flags & REQ_BELOW_COW) ? REQUEST_READ : r->kind;
     Change *c;
     Node *n;
+    int gate;
 
     for (unsigned i = 0; i < r->npins; i++) {
         Pin *p = pin_at(r, i);
@@ -144,7 +145,8 @@ again:
             goto again;
         }
     }
-    if (G_UNLIKELY(atomic_load_explicit(&n->gate, memory_order_acquire) != GATE_OPEN) &&
+    gate = atomic_load_explicit(&n->gate, memory_order_acquire);
+    if (G_UNLIKELY(gate != GATE_OPEN) && (gate < GATE_WRITES || kind == REQUEST_WRITE) &&
         !passes_gate(r, n)) {
         count_end(n, r->slot, kind);
         gate_wait(n); /* ends the read section */

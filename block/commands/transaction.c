@@ -71,6 +71,15 @@ bool coroutine_fn qmp_blockdev_snapshot(const BlockdevSnapshot *arg, Error **err
     return run(t, errp);
 }
 
+bool coroutine_fn qmp_blockdev_snapshot_internal_sync(const BlockdevSnapshotInternal *arg,
+                                                      Error **errp)
+{
+    Transaction *t = transaction_new();
+
+    transaction_add_snapshot_internal(t, arg->device, arg->name);
+    return run(t, errp);
+}
+
 /* completion-mode=grouped is for actions that start jobs; first of all checks. */
 static bool check_properties(const TransactionActionList *actions, const TransactionProperties *p,
                              Error **errp)
@@ -113,6 +122,11 @@ static Transaction *build(const TransactionActionList *actions, const Transactio
         case TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT:
             transaction_add_snapshot(t, a->value->u.blockdev_snapshot.data->node,
                                      a->value->u.blockdev_snapshot.data->overlay);
+            break;
+        case TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT_INTERNAL_SYNC:
+            transaction_add_snapshot_internal(
+                t, a->value->u.blockdev_snapshot_internal_sync.data->device,
+                a->value->u.blockdev_snapshot_internal_sync.data->name);
             break;
         case TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_CLEAR:
             add_bitmap(t, BITMAP_CLEAR, a->value->u.block_dirty_bitmap_clear.data);

@@ -17,6 +17,31 @@ typedef struct Action Action;
 typedef struct PlannedGraph PlannedGraph;
 typedef struct PlannedNode PlannedNode;
 
+typedef enum FreezeResult {
+    FREEZE_DONE,
+    FREEZE_LATE,   /* the deadline passed: writes go on, it can be tried again */
+    FREEZE_FAILED, /* with an error */
+} FreezeResult;
+
+/* Actions whose disk has to stand still for a moment; freeze.c says when each is called. */
+typedef struct FreezeOps {
+    /* Writes to the disk wait, at most until clock_ns() passes the deadline. */
+    void (*hold)(Action *a, int64_t deadline_ns);
+    /* The writes inside have ended, and what they leave to do is done. */
+    FreezeResult coroutine_fn (*still)(Action *a, int64_t deadline_ns, Error **errp);
+    /* The deadline does not count any more, until unclaim or let_go, which follow in the same turn of the loop.  False: it has passed. */
+    bool (*claim)(Action *a);
+    void (*unclaim)(Action *a);
+    /* Claimed: the state is taken.  Neither fails nor suspends. */
+    void (*flip)(Action *a);
+    /* Writes go on; also after a deadline. */
+    void (*let_go)(Action *a);
+    /* What was taken gets durable. */
+    FreezeResult coroutine_fn (*store)(Action *a, int64_t deadline_ns, Error **errp);
+    /* After LATE: as after prepare. */
+    bool coroutine_fn (*again)(Action *a, Error **errp);
+} FreezeOps;
+
 typedef struct ActionOps {
     const char *name; /* as in the schema */
     /* Checks against the graph as the earlier actions will leave it, adds to it what this one will do, and reserves.
@@ -35,6 +60,7 @@ typedef struct ActionOps {
     bool coroutine_fn (*prepare)(Action *a, Error **errp);
     /* After all prepares, in list order: what builds on earlier actions.  May fail. */
     bool coroutine_fn (*link)(Action *a, Error **errp);
+    const FreezeOps *freeze; /* NULL: the disk need not stand still */
     /* At the cut, right after it, in list order: what queries show.  Cannot fail nor suspend. */
     void (*commit)(Action *a);
     /* Settled: gives up what only old requests needed.  Beside those of the other actions.  Cannot fail. */
@@ -62,6 +88,8 @@ struct Transaction {
     Group *group;        /* from prepare on */
     Change *change;
     int64_t begun, prepared, settled; /* clock_ns() */
+    int64_t
+        flipped; /* ns since the epoch: when the state of internal snapshots was taken; 0: there are none */
     int64_t settle_timeout_ns;
     bool running;
     bool armed;            /* the change is: undo disarms it */
@@ -84,6 +112,10 @@ bool coroutine_fn transaction_prepare(Transaction *t, Error **errp);
 bool coroutine_fn transaction_record(Transaction *t, Error **errp);
 /* Cut, and settle as far as a reply waits for it.  False: it was held and the time passed; the caller undoes. */
 bool coroutine_fn transaction_cut(Transaction *t);
+/* Record, cut and settle of a transaction that is not held.  On failure the caller undoes. */
+bool coroutine_fn transaction_decide(Transaction *t, Error **errp);
+/* The cut alone, of one that is not held: cannot fail, nor suspend. */
+void transaction_cut_now(Transaction *t);
 void coroutine_fn transaction_undo(Transaction *t);
 /* Reservations end; t may be freed. */
 void coroutine_fn transaction_end(Transaction *t);
@@ -92,6 +124,13 @@ GPtrArray *transactions_under_way(void);
 
 /* Takes ownership of a. */
 void transaction_add(Transaction *t, Action *a);
+
+/* ---- freeze.c ---- */
+
+/* Are there actions that need it? */
+bool transaction_freezes(const Transaction *t);
+/* Takes and stores internal snapshots, records, cuts.  On failure the caller undoes. */
+bool coroutine_fn transaction_freeze(Transaction *t, Error **errp);
 
 /* ---- plan.c ---- */
 
@@ -102,6 +141,7 @@ struct PlannedNode {
     Node *made;           /* set by the maker when it has opened it */
     PlannedNode *overlay; /* on top of it in this transaction */
     bool is_overlay;      /* of another in this transaction */
+    bool frozen;          /* an internal snapshot is made in it */
 };
 
 PlannedGraph *planned_graph_new(Transaction *t);

@@ -22,6 +22,7 @@ static void member_free(gpointer p)
     g_free(m->file);
     g_free(m->overlay);
     g_free(m->overlay_file);
+    g_free(m->snapshot);
     g_free(m);
 }
 
@@ -142,6 +143,7 @@ static SnapshotGroupMember *member_info(const GroupMember *m)
     info->file = g_strdup(m->file);
     info->overlay = g_strdup(m->overlay);
     info->overlay_file = g_strdup(m->overlay_file);
+    info->snapshot = g_strdup(m->snapshot);
     info->state = m->state;
     KNOWN(info, longest_wait, m->longest_wait);
     KNOWN(info, settle_duration, m->settle_ns);

@@ -15,7 +15,8 @@
 
 typedef struct GroupMember {
     char *node, *file;            /* the old image; file may be NULL */
-    char *overlay, *overlay_file; /* likewise */
+    char *overlay, *overlay_file; /* likewise; both NULL for an internal snapshot: */
+    char *snapshot;               /* its name */
     SnapshotGroupState state;     /* settling, settled, degraded */
     int64_t longest_wait;         /* ns; -1: not known */
     int64_t settle_ns;            /* from the cut; -1: not known */

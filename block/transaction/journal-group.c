@@ -43,7 +43,8 @@ static bool insert_member(sqlite3 *db, const Group *g, unsigned i, Error **errp)
                       "INSERT INTO members (grp, idx, node, file, dev, ino, birth, overlay, "
                       "overlay_file) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                       "sissiiiss", g->id, (int64_t)i, m->node, m->file, (int64_t)id.dev,
-                      (int64_t)id.ino, id.birth, m->overlay, m->overlay_file);
+                      (int64_t)id.ino, id.birth, m->overlay ? m->overlay : "", m->overlay_file) &&
+           journal_write_internal(db, g, i, errp);
 }
 
 static bool write_intent(sqlite3 *db, void *opaque, Error **errp)
@@ -182,6 +183,18 @@ bool coroutine_fn journal_record(Group *g, Error **errp)
     }
     g->durable = true;
     return true;
+}
+
+static bool write_unrecord(sqlite3 *db, void *opaque, Error **errp)
+{
+    return store_exec(db, errp, "UPDATE groups SET state = 'intent', cut_time = NULL WHERE id = ?",
+                      "s", ((const Group *)opaque)->id);
+}
+
+bool coroutine_fn journal_unrecord(Group *g, Error **errp)
+{
+    g->durable = false;
+    return !concerns(g) || store_write(write_unrecord, g, errp);
 }
 
 static bool write_undoing(sqlite3 *db, void *opaque, Error **errp)

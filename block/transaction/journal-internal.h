@@ -24,12 +24,25 @@ bool coroutine_fn journal_files(Group *g, GPtrArray *files, Error **errp);
 bool coroutine_fn journal_backing_name(const Group *g, const GroupMember *m, Error **errp);
 /* The group is committed. */
 bool coroutine_fn journal_record(Group *g, Error **errp);
+/* It is not: its time passed after all (freeze.c); as after the intent. */
+bool coroutine_fn journal_unrecord(Group *g, Error **errp);
 /* A group that was kept is not committed any more, or never was; the files are about to be undone. */
 void coroutine_fn journal_undoing(Group *g);
 /* It is undone; its name is remembered, with its state. */
 void coroutine_fn journal_undone(Group *g);
 /* It never was. */
 void coroutine_fn journal_forget(Group *g);
+/* Internal snapshots, journal-internal-snapshot.c. */
+struct sqlite3;
+/* In the journal's thread. */
+bool journal_write_internal(struct sqlite3 *db, const Group *g, unsigned index, Error **errp);
+bool journal_read_internal(struct sqlite3 *db, Group *g, Error **errp);
+/* Recovery: removes what the group left in the image; says what happened (NULL: nothing did), freed by the caller. */
+char *coroutine_fn journal_undo_internal(const GroupMember *m, const FileIdentity *id,
+                                         int64_t begun_ns);
+/* Recovery of a recorded one: says what is wrong (NULL: nothing is). */
+char *coroutine_fn journal_check_internal(const GroupMember *m);
+
 /* JobRelink: a job merges chains.  Writes nothing if the journal knows nothing of `file`. */
 bool coroutine_fn journal_relink(const char *file, const char *overlay, Error **errp);
 /* At the start, when all groups are known. */

@@ -195,7 +195,7 @@ static bool read_all(sqlite3 *db, void *opaque, Error **errp)
         Found *f = read_group(s);
 
         g_ptr_array_add(all, f);
-        ok = read_members(db, f, errp);
+        ok = read_members(db, f, errp) && journal_read_internal(db, f->g, errp);
         ret = SQLITE_OK;
     }
     if (ok && ret != SQLITE_DONE) {
@@ -297,6 +297,13 @@ static void coroutine_fn undo_group(Found *f)
 
             say(f->g, line);
         }
+        if (member->snapshot) {
+            g_autofree char *line = journal_undo_internal(member, &m->id, f->begun);
+
+            if (line) {
+                say(f->g, line);
+            }
+        }
     }
     node_wait_all_closed();
     g_ptr_array_set_size(f->g->members, 0);
@@ -353,6 +360,15 @@ static void coroutine_fn complete_group(Found *f)
     f->g->state = SNAPSHOT_GROUP_STATE_SETTLED;
     say(f->g, "it was committed; its old images are synced");
     worker_run(WORKERS_CONTROL, complete_files, f);
+    for (guint i = 0; i < f->g->members->len; i++) {
+        const GroupMember *m = g_ptr_array_index(f->g->members, i);
+        g_autofree char *line = m->snapshot ? journal_check_internal(m) : NULL;
+
+        if (line) {
+            say(f->g, line);
+        }
+    }
+    node_wait_all_closed();
 }
 
 /* ---- all of it ---- */

@@ -180,10 +180,20 @@ static Transaction *coroutine_fn begin_decision(const char *id, const Group **re
     return NULL;
 }
 
+static bool check_can_hold(const Transaction *t, Error **errp)
+{
+    if (transaction_freezes(t)) {
+        error_set(errp, ERROR_UNSUPPORTED, t->group->id, "transaction",
+                  "Transactions with internal snapshots cannot be held");
+        return false;
+    }
+    return true;
+}
+
 /* Record, arm, hold.  t->ending is set.  On failure t is gone. */
 static bool coroutine_fn hold(Transaction *t, int64_t timeout_ns, Error **errp)
 {
-    if (!transaction_record(t, errp)) {
+    if (!check_can_hold(t, errp) || !transaction_record(t, errp)) {
         give_up(t, SNAPSHOT_GROUP_STATE_ABORTED);
         return false;
     }
@@ -267,12 +277,11 @@ bool coroutine_fn transaction_commit(const char *id, Error **errp)
     }
     if (t->state == TRANSACTION_STATE_PREPARED) {
         transaction_set_state(t, TRANSACTION_STATE_COMMITTING);
-        if (!transaction_record(t, errp)) {
+        if (!transaction_decide(t, errp)) {
             give_up(t, SNAPSHOT_GROUP_STATE_ABORTED);
             return false;
         }
-    }
-    if (!transaction_cut(t)) {
+    } else if (!transaction_cut(t)) {
         error_set(errp, ERROR_TIMEOUT, id, "transaction", "Transaction '%s' has expired", id);
         expire(t);
         return false;

@@ -12,7 +12,8 @@
  *             running transaction has reserved: everything is given back, we wait for an end (bounded) and plan anew.
  *   prepare   of all actions side by side, with I/O running: intent (journal), files, opens, flushes.  Then link, in list order.
  *   undo      of the failing and of all other actions, newest first.
- *   record    one durable write to the journal, if there is one: the group is committed.
+ *   record    one durable write to the journal, if there is one: the group is committed.  Internal snapshots are taken and stored before
+ *             (freeze.c).
  *   cut       arm and cut the change; then commit of every action, in the same turn of the control loop: no query and no
  *             command runs in between (T1).
  *   settle    old requests end, old nodes are flushed, made read-only; edges are folded; reservations end.
@@ -331,6 +332,16 @@ static bool cut(Transaction *t)
     return true;
 }
 
+void transaction_cut_now(Transaction *t)
+{
+    bool done = cut(t);
+
+    g_assert(done);
+    if (t->flipped) {
+        t->group->cut_time = t->flipped;
+    }
+}
+
 /* ---- settle ---- */
 
 typedef struct Settle {
@@ -431,19 +442,35 @@ bool coroutine_fn transaction_cut(Transaction *t)
     return true;
 }
 
+bool coroutine_fn transaction_decide(Transaction *t, Error **errp)
+{
+    if (transaction_freezes(t)) {
+        if (!transaction_freeze(t, errp)) {
+            return false;
+        }
+    } else {
+        if (!transaction_record(t, errp)) {
+            return false;
+        }
+        transaction_cut_now(t);
+    }
+    transaction_set_state(t, TRANSACTION_STATE_SETTLING);
+    settle_and_wait(t);
+    return true;
+}
+
 bool coroutine_fn transaction_run(Transaction *t, Error **errp)
 {
     if (!transaction_prepare(t, errp)) {
         return false;
     }
     transaction_set_state(t, TRANSACTION_STATE_COMMITTING);
-    if (!transaction_record(t, errp)) {
+    if (!transaction_decide(t, errp)) {
         transaction_set_state(t, TRANSACTION_STATE_ABORTING);
         transaction_undo(t);
         journal_forget(t->group);
         transaction_end(t);
         return false;
     }
-    (void)transaction_cut(t); /* not held: cannot fail */
     return true;
 }

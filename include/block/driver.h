@@ -29,6 +29,7 @@ typedef struct ImageFacts {
     bool compressed;
     char *backing_file, *backing_format; /* as in the header; NULL: none */
     struct ImageInfoSpecific *specific;  /* qapi type; NULL: none */
+    struct SnapshotInfoList *snapshots;  /* qapi type; NULL: none */
 } ImageFacts;
 void image_facts_clear(ImageFacts *f);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ImageFacts, image_facts_clear)
@@ -115,6 +116,9 @@ struct BlockDriver {
 
     /* From memory, or by a call like fstat(2): must not suspend, or a query could show two states of the graph (T1). */
     bool (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
+
+    /* Internal snapshots (internal-snapshot.h); NULL: the driver has none. */
+    const struct InternalSnapshotOps *snapshots;
 
     /* Formats that record a backing file.  NULL strings: none.  Durable when it returns. */
     bool coroutine_fn (*set_backing_string)(Node *n, const char *file, const char *format,

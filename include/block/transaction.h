@@ -41,6 +41,8 @@ void transaction_set_settle_timeout(Transaction *t, int64_t ns);
 void transaction_add_snapshot_sync(Transaction *t, const SnapshotSyncArgs *args);
 /* blockdev-snapshot: `overlay` becomes the overlay of `node`; both are node names (node may be a device). */
 void transaction_add_snapshot(Transaction *t, const char *node, const char *overlay);
+/* blockdev-snapshot-internal-sync; device: or a node name. */
+void transaction_add_snapshot_internal(Transaction *t, const char *device, const char *name);
 /* Dirty bitmaps (block-dirty-bitmap-*). */
 typedef enum BitmapVerb {
     BITMAP_ADD,

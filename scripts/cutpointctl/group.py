@@ -44,7 +44,7 @@ def show_result(args, group, frozen=None, already=False):
         print(f"{group['id']}: {len(group['members'])} disk{'s' if len(group['members']) != 1 else ''} at {output.instant(group.get('cut-time'))}"
               f"{' (done before)' if already else ''}{f', guests frozen for {frozen:.3f} s' if frozen is not None else ''}")
         for m in group['members']:
-            print(f"  {m['node']} -> {m['overlay']}  {m.get('overlay-file', '')}")
+            print(f"  {m['node']} -> {m.get('overlay', m.get('snapshot'))}  {m.get('overlay-file', '')}")
     bad = [m['node'] for m in group['members'] if m['state'] == 'degraded']
     if bad:
         raise Incomplete(f"the snapshot is there, but not durable: could not flush {', '.join(bad)}")
@@ -246,7 +246,7 @@ def show_group(g):
     if 'longest-wait' in g:
         print(f"  longest wait of a request {output.duration(g['longest-wait'])}")
     for m in g['members']:
-        print(f"  {m['node']} -> {m['overlay']}  {m['state']}, wait {output.duration(m.get('longest-wait'))}, "
+        print(f"  {m['node']} -> {m.get('overlay', m.get('snapshot'))}  {m['state']}, wait {output.duration(m.get('longest-wait'))}, "
               f"settle {output.duration(m.get('settle-duration'))}")
         print(f"    {m.get('file', '-')} -> {m.get('overlay-file', '-')}")
     for text in g['messages']:

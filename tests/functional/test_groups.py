@@ -258,8 +258,8 @@ def test_expiry(setup):
     event = setup.qmp.event('TRANSACTION_EXPIRED', timeout=5)
     assert event['data'] == {'id': 'g', 'held': False}
     settles_to(setup, before)
+    assert setup.qmp.error('transaction-commit', {'id': 'g'}) == "Transaction 'g' has expired"  # waits for the end of it
     assert setup.group()['state'] == 'expired'
-    assert setup.qmp.error('transaction-commit', {'id': 'g'}) == "Transaction 'g' has expired"
 
 
 def test_group_property(setup):

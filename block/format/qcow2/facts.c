@@ -3,6 +3,7 @@
  * What queries say about a qcow2 image.
  */
 #include "bitmap.h"
+#include "block/internal-snapshot.h"
 #include "qapi-types.h"
 
 static Qcow2BitmapInfoList *stored_bitmaps(const Qcow2 *q)
@@ -65,5 +66,6 @@ bool qcow2_facts(Node *n, ImageFacts *ret_facts, Error **errp)
     ret_facts->backing_file = g_strdup(q->header.backing_file);
     ret_facts->backing_format = g_strdup(q->header.backing_format);
     ret_facts->specific = specific(q);
+    ret_facts->snapshots = qcow2_snapshot_ops.list(n);
     return true;
 }

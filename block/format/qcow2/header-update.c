@@ -71,6 +71,26 @@ int coroutine_fn header_write_tables(Qcow2 *q, Request *r, uint64_t size, const 
     return ret;
 }
 
+int coroutine_fn header_write_snapshots(Qcow2 *q, Request *r, uint32_t count, HostOffset offset)
+{
+    uint8_t buf[HDR_INCOMPATIBLE - HDR_NB_SNAPSHOTS];
+    int ret;
+
+    co_mutex_lock(&q->header_lock);
+    put_be32(buf, count);
+    put_be64(buf + HDR_SNAPSHOTS_OFFSET - HDR_NB_SNAPSHOTS, offset.v);
+    ret = write_header(q, r, HDR_NB_SNAPSHOTS, buf, sizeof(buf));
+    if (ret == 0) {
+        ret = edge_flush(q->file, r);
+    }
+    if (ret == 0) {
+        q->header.nb_snapshots = count;
+        q->header.snapshots_offset = offset;
+    }
+    co_mutex_unlock(&q->header_lock);
+    return ret;
+}
+
 /* ---- backing strings ---- */
 
 /* Where a name of `len` bytes can lie beside [0, used) and the present name; 0: nowhere. */

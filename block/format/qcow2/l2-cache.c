@@ -6,7 +6,8 @@
  * so a table that is given up is unlinked first, waits in limbo for a grace period, and is freed by whoever finds limbo full.
  *
  * Given up are clean tables only (not dirty, not being written), the one not used for longest by the second-chance rule.
- * Dirty ones leave when the housekeeping has written them; l2_throttle() keeps their number within bounds.
+ * Dirty ones leave when the housekeeping has written them; l2_throttle() keeps their number within bounds.  A dirty table that only a
+ * snapshot refers to any more is an orphan until it has been written.
  *
  * Nothing yields between the moment when a table gets resident and the return to who asked for it: so it is still there then, however
  * short memory is, and everybody gets on.
@@ -14,6 +15,7 @@
  * A slot is held by whoever loads, makes or copies the table of one L1 entry; others wait and look again.
  */
 #include "qcow2.h"
+#include <errno.h>
 #include <stdlib.h>
 
 typedef struct TableSlot {
@@ -91,7 +93,14 @@ static void link_table(Qcow2 *q, L2Table *l2)
     atomic_store_explicit(&l1_of(q)->l2[l2->index], l2, memory_order_release);
 }
 
-/* Into limbo. */
+static void to_limbo(Qcow2 *q, L2Table *l2)
+{
+    l2->next = q->limbo;
+    q->limbo = l2;
+    q->nlimbo++;
+}
+
+/* Into limbo, or to the orphans. */
 static void unlink_table(Qcow2 *q, L2Table *l2)
 {
     atomic_store_explicit(&l1_of(q)->l2[l2->index], NULL, memory_order_release);
@@ -106,9 +115,26 @@ static void unlink_table(Qcow2 *q, L2Table *l2)
     }
     q->nresident--;
     l2->prev = NULL;
-    l2->next = q->limbo;
-    q->limbo = l2;
-    q->nlimbo++;
+    if (table_is_dirty(&l2->t)) {
+        l2->next = q->orphans;
+        q->orphans = l2;
+    } else {
+        to_limbo(q, l2);
+    }
+}
+
+static void bury_orphans(Qcow2 *q)
+{
+    L2Table **p = &q->orphans, *l2;
+
+    while ((l2 = *p)) {
+        if (table_is_dirty(&l2->t)) {
+            p = &l2->next;
+        } else {
+            *p = l2->next;
+            to_limbo(q, l2);
+        }
+    }
 }
 
 static void make_room(Qcow2 *q)
@@ -134,6 +160,9 @@ static void coroutine_fn empty_limbo(Qcow2 *q)
     L2Table *list = NULL;
 
     pthread_mutex_lock(&q->lock);
+    if (G_UNLIKELY(q->orphans)) {
+        bury_orphans(q);
+    }
     if (q->nlimbo > MAX(q->l2_limit / 8, 4)) {
         list = q->limbo;
         q->limbo = NULL;
@@ -174,6 +203,13 @@ void l2_free_all(Qcow2 *q)
 {
     while (q->resident) {
         unlink_table(q, q->resident);
+    }
+    /* What is still dirty could not be written. */
+    while (q->orphans) {
+        L2Table *l2 = q->orphans;
+
+        q->orphans = l2->next;
+        to_limbo(q, l2);
     }
     while (q->limbo) {
         L2Table *l2 = q->limbo;
@@ -256,6 +292,7 @@ int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index, unsigned flags)
 
     pthread_mutex_lock(&q->lock);
     if (l2) {
+        draft_table_loaded(q, l2);
         link_table(q, l2);
         make_room(q);
     }
@@ -266,11 +303,40 @@ int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index, unsigned flags)
 
 /* ---- tables that may be changed ---- */
 
+L2Table *l2_resident(Qcow2 *q, uint64_t index)
+{
+    return l2_of(l1_of(q), index);
+}
+
 L2Table *l2_writable(Qcow2 *q, uint64_t index)
 {
     L1 *l1 = l1_of(q);
 
     return table_entry(&l1->t, index) & ENTRY_COPIED ? l2_of(l1, index) : NULL;
+}
+
+/* A copy of the table at `old`, whose L1 entry is `index`.  The slot is held. */
+static int coroutine_fn copy_shared(Qcow2 *q, Request *r, uint64_t index, HostOffset old,
+                                    L2Table **ret)
+{
+    L2Table *l2 = l2_new(q, index, old), *shared;
+
+    if (!l2) {
+        return -ENOMEM;
+    }
+    /* It may not be in the file yet.  What is not in memory is. */
+    pthread_mutex_lock(&q->lock);
+    shared = l2_of(l1_of(q), index);
+    if (shared) {
+        memcpy(l2->t.data, shared->t.data, l2->t.size);
+    }
+    pthread_mutex_unlock(&q->lock);
+    if (shared) {
+        *ret = l2;
+        return 0;
+    }
+    l2_free(l2);
+    return load_new(q, r, index, old, 0, ret);
 }
 
 /* A table of our own for an L1 entry that has none, or one that a snapshot shares.  The slot is held. */
@@ -284,7 +350,7 @@ static int coroutine_fn make_own(Qcow2 *q, Request *r, uint64_t index, uint64_t 
     int ret;
 
     if (old.v) {
-        ret = load_new(q, r, index, old, 0, &l2);
+        ret = copy_shared(q, r, index, old, &l2);
     } else {
         l2 = l2_new(q, index, old);
         ret = l2 ? 0 : -ENOMEM;
@@ -302,8 +368,7 @@ static int coroutine_fn make_own(Qcow2 *q, Request *r, uint64_t index, uint64_t 
     pthread_mutex_lock(&q->lock);
     shared = l2_of(l1_of(q), index);
     if (shared) {
-        g_assert(!table_is_dirty(&shared->t)); /* what is shared is never changed */
-        unlink_table(q, shared);
+        unlink_table(q, shared); /* what is shared is never changed */
     }
     if (old.v || !fresh) {
         table_mark_dirty(q, &l2->t, 0, l2->t.size);
@@ -314,6 +379,7 @@ static int coroutine_fn make_own(Qcow2 *q, Request *r, uint64_t index, uint64_t 
     if (old.v) {
         drop_clusters(q, cluster_of(old, q->cluster_bits), 1, DROP_OTHER);
     }
+    draft_table_replaced(q, index, old);
     meta_changed(q);
     pthread_mutex_unlock(&q->lock);
     return 0;
@@ -357,6 +423,50 @@ int coroutine_fn l2_prepare(Qcow2 *q, Request *r, uint64_t index)
             return ret;
         }
     }
+}
+
+int coroutine_fn l2_adopt(Qcow2 *q, Request *r, uint64_t index, bool *ret_own)
+{
+    TableSlot slot;
+    RefPins pins;
+    int ret;
+
+    pthread_mutex_lock(&q->lock);
+    while (!slot_enter(q, &slot, index)) {
+    }
+    pthread_mutex_unlock(&q->lock);
+
+    co_mutex_lock(&q->alloc_lock);
+    refcount_pins_init(&pins);
+    do {
+        uint64_t entry, least = 0, missing = 0;
+
+        pthread_mutex_lock(&q->lock);
+        entry = table_entry(&l1_of(q)->t, index);
+        *ret_own = entry & ENTRY_COPIED;
+        ret = 0;
+        if (entry & ENTRY_OFFSET_MASK && !*ret_own) {
+            ret = refcount_change(q, cluster_of(host(entry & ENTRY_OFFSET_MASK), q->cluster_bits),
+                                  1, 0, &least, &missing);
+            if (ret == 0 && least == 1) {
+                table_set_entry(q, &l1_of(q)->t, index, entry | ENTRY_COPIED);
+                meta_changed(q);
+                *ret_own = true;
+            }
+        }
+        pthread_mutex_unlock(&q->lock);
+        if (ret == -EAGAIN) {
+            ret = refcount_pin(q, r, &pins, missing);
+            ret = ret < 0 ? ret : -EAGAIN;
+        }
+    } while (ret == -EAGAIN);
+    refcount_unpin(&pins);
+    co_mutex_unlock(&q->alloc_lock);
+
+    pthread_mutex_lock(&q->lock);
+    slot_leave(q, &slot);
+    pthread_mutex_unlock(&q->lock);
+    return ret;
 }
 
 int coroutine_fn l2_throttle(Qcow2 *q, Request *r)

@@ -8,6 +8,7 @@
  */
 #include "bitmap.h"
 #include "block/bitmaps.h"
+#include "block/internal-snapshot.h"
 #include "qapi-types.h"
 #include "util/log.h"
 #include <errno.h>
@@ -48,6 +49,7 @@ Qcow2 *qcow2_state_new(Node *n)
     q->bitmap_ranges = g_array_new(false, false, sizeof(MetaRange));
     q->stored = stored_bitmaps_new();
     q->loaded = g_ptr_array_new();
+    q->snapshots = g_ptr_array_new();
     return q;
 }
 
@@ -68,6 +70,10 @@ void qcow2_state_free(Qcow2 *q)
     g_ptr_array_unref(q->stored);
     g_array_free(q->bitmap_ranges, true);
     g_array_free(q->snapshot_ranges, true);
+    for (guint i = 0; i < q->snapshots->len; i++) {
+        snapshot_free(g_ptr_array_index(q->snapshots, i));
+    }
+    g_ptr_array_free(q->snapshots, true);
     g_array_free(q->waiting, true);
     g_array_free(q->durable, true);
     g_array_free(q->drops, true);
@@ -333,6 +339,7 @@ const BlockDriver driver_qcow2 = {
     .rw_begin = qcow2_rw_begin,
     .writers_gone = qcow2_writers_gone,
     .facts = qcow2_facts,
+    .snapshots = &qcow2_snapshot_ops,
     .set_backing_string = qcow2_set_backing_string,
     .bitmap_can_store = qcow2_bitmap_can_store,
     .bitmap_removed = qcow2_bitmap_removed,

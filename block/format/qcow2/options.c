@@ -78,6 +78,7 @@ bool qcow2_options(Node *n, const BlockdevOptions *options, bool discard_unmap, 
     Qcow2Options v = {
         .lazy_refcounts = o->has_lazy_refcounts && o->lazy_refcounts,
         .discard_request = o->has_pass_discard_request ? o->pass_discard_request : discard_unmap,
+        .discard_snapshot = !o->has_pass_discard_snapshot || o->pass_discard_snapshot,
         .discard_other = o->has_pass_discard_other && o->pass_discard_other,
         .discard_no_unref = o->has_discard_no_unref && o->discard_no_unref,
         .l2_cache_size = DEFAULT_L2_CACHE,

@@ -83,7 +83,13 @@ void l1_free(L1 *l1);
 typedef struct RefBlock {
     Table t;
     bool recent; /* under alloc_lock */
+    bool pinned; /* likewise: stays in memory */
 } RefBlock;
+
+/* Blocks that stay in memory while alloc_lock is held. */
+typedef struct RefPins {
+    GPtrArray *blocks; /* RefBlock * */
+} RefPins;
 
 /* Requests between looking and ending, of one thread, in two phases that alternate. */
 typedef struct UseCount {
@@ -99,8 +105,8 @@ typedef struct Drop {
 
 /* What open() was told; constant. */
 typedef struct Qcow2Options {
-    bool lazy_refcounts;                 /* accepted, see options.c */
-    bool discard_request, discard_other; /* pass freed space down */
+    bool lazy_refcounts;                                   /* accepted, see options.c */
+    bool discard_request, discard_snapshot, discard_other; /* pass freed space down */
     bool discard_no_unref;
     uint64_t l2_cache_size, refcount_cache_size; /* bytes */
     unsigned clean_interval;                     /* seconds, 0: never */
@@ -156,6 +162,7 @@ typedef struct Qcow2 {
     uint32_t nresident;
     L2Table *limbo; /* unlinked, waiting for a grace period */
     uint32_t nlimbo;
+    L2Table *orphans;        /* not in use any more, but not in the file yet: for a snapshot */
     struct TableSlot *slots; /* L1 entries whose table is being loaded, made or copied */
     /* refcounts */
     Table reft;
@@ -178,7 +185,7 @@ typedef struct Qcow2 {
     CoQueue keeper_waiters;
 
     Timer clean_timer; /* control thread */
-    /* snapshots: where their tables are, constant after open */
+    /* snapshots: where their tables are */
     GArray *snapshot_ranges; /* of MetaRange */
 
     /* stored dirty bitmaps (bitmap.h) */
@@ -188,6 +195,10 @@ typedef struct Qcow2 {
     HostOffset directory;  /* where it lies, if there are any */
     GPtrArray *loaded;     /* UserBitmap *, which the node does not have yet */
     GArray *bitmap_ranges; /* of MetaRange; under lock */
+    struct Draft *draft;   /* the snapshot that is being made; NULL: none */
+
+    /* ---- control thread ---- */
+    GPtrArray *snapshots; /* Qcow2Snapshot *, as in the file */
 } Qcow2;
 
 typedef struct MetaRange {
@@ -236,6 +247,8 @@ static inline void use_end(Qcow2 *q, unsigned slot, unsigned phase)
 void drop_clusters(Qcow2 *q, ClusterIndex first, uint64_t count, DropKind kind);
 /* Under lock: drops what an L2 entry refers to, if anything. */
 void drop_entry(Qcow2 *q, uint64_t entry, DropKind kind);
+/* The host clusters that an entry refers to; 0: none. */
+uint64_t entry_clusters(const Qcow2 *q, uint64_t entry, ClusterIndex *ret_first);
 /* Gives back what no use can see any more; true: some is left to wait for. */
 bool coroutine_fn drops_reap(Qcow2 *q, Request *r);
 
@@ -287,6 +300,10 @@ int coroutine_fn l2_load(Qcow2 *q, Request *r, uint64_t index, unsigned flags);
 int coroutine_fn l2_prepare(Qcow2 *q, Request *r, uint64_t index);
 /* Under lock: the table if entries may be changed in it, else NULL: l2_prepare() again. */
 L2Table *l2_writable(Qcow2 *q, uint64_t index);
+/* Under lock, or in a read section: the table if it is resident. */
+L2Table *l2_resident(Qcow2 *q, uint64_t index);
+/* If nobody else refers to the table any more it is ours alone again; *ret_own: it is. */
+int coroutine_fn l2_adopt(Qcow2 *q, Request *r, uint64_t index, bool *ret_own);
 /* Gives up clean tables that nobody used since the last call. */
 void l2_clean(Qcow2 *q);
 void l2_free_all(Qcow2 *q);
@@ -307,6 +324,15 @@ int coroutine_fn refblock_create(Qcow2 *q, Request *r, uint64_t index, ClusterIn
  * first if `discard`.  Takes alloc_lock; only one at a time. */
 int coroutine_fn refcount_release(Qcow2 *q, Request *r, ClusterIndex first, uint64_t count,
                                   bool discard);
+/* With alloc_lock, under lock.  `delta` (-1, 0, 1) more references for each of count clusters that are in use; *ret_least is the least that
+ * one of them has then.  -EAGAIN: nothing was done, the block *ret_missing has to be in memory first (refcount_pin()).  -EINVAL: more
+ * than a refcount can say.  -EIO: one of them has none. */
+int refcount_change(Qcow2 *q, ClusterIndex first, uint64_t count, int delta, uint64_t *ret_least,
+                    uint64_t *ret_missing);
+/* With alloc_lock, which is held until they are unpinned. */
+void refcount_pins_init(RefPins *pins);
+int coroutine_fn refcount_pin(Qcow2 *q, Request *r, RefPins *pins, uint64_t index);
+void refcount_unpin(RefPins *pins);
 /* Under lock.  Refcount 1 for count free clusters from entry `from` of the block on. */
 void refcount_take(Qcow2 *q, RefBlock *b, uint64_t from, uint64_t count);
 /* With alloc_lock.  A larger refcount table at `start`, behind all that the present one covers; q->tail ends behind it. */
@@ -364,8 +390,54 @@ void coroutine_fn keeper_stop(Qcow2 *q);
 /* Brings everything into the file, drops included.  No requests run, or none that write. */
 int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r);
 
+/* ---- internal snapshots (snapshots.c, snapshot-draft.c, snapshot-store.c) ---- */
+
+typedef struct Qcow2Snapshot {
+    char *id, *name;
+    HostOffset l1;
+    uint32_t l1_entries;
+    uint64_t vm_state_size, disk_size, vm_clock_ns, icount; /* icount: UINT64_MAX: none */
+    uint32_t date_sec, date_nsec;
+    uint8_t *raw; /* its entry in the file, padding included */
+    uint32_t raw_len;
+} Qcow2Snapshot;
+
+/* Where snapshots have their tables, and what these say. */
+bool coroutine_fn snapshots_open(Qcow2 *q, Request *r, Error **errp);
+void snapshot_free(Qcow2Snapshot *s);
+/* Fills in raw. */
+void snapshot_build(Qcow2Snapshot *s);
+/* Makes `list` (of Qcow2Snapshot *) the image's snapshots: durable on return, and q has them.  What the entries refer to is durable.  The
+ * previous table is dropped.  flush_lock is held.  On failure nothing has changed (the list is the caller's), or, *ret_unknown, nobody knows which
+ * of the two lists the file has. */
+int coroutine_fn snapshots_write(Qcow2 *q, Request *r, GPtrArray *list, bool *ret_unknown);
+
+/* Under lock: an entry of the mapping changes.  gone: what it referred to is given up, and was dropped. */
+void draft_entry_changes(Qcow2 *q, uint64_t guest_cluster, uint64_t old, bool gone);
+/* Under lock: L1 entry `index` gets another table than `old`, which was dropped. */
+void draft_table_replaced(Qcow2 *q, uint64_t index, HostOffset old);
+/* Under lock: a table has been read from the file; memory says who may write in place. */
+void draft_table_loaded(Qcow2 *q, L2Table *l2);
+/* Under lock: in a copy of t that goes to the file, what the draft counts is not marked as ours alone. */
+void draft_mask(Qcow2 *q, const Table *t, uint32_t from, uint32_t bytes, void *copy);
+extern const struct InternalSnapshotOps qcow2_snapshot_ops;
+
+/* A draft, for snapshot-store.c; snapshot-draft.c says what these do. */
+typedef struct Draft Draft;
+Draft *draft_new(Qcow2 *q);
+int coroutine_fn draft_count(Draft *d, Request *r);
+int coroutine_fn draft_catch_up(Draft *d, Request *r, int64_t deadline_ns);
+void draft_flip(Draft *d);
+void coroutine_fn draft_cancel(Draft *d, Request *r);
+/* The L1 table of the frozen state, as in the file; NULL: not frozen. */
+const void *draft_l1(const Draft *d);
+uint32_t draft_l1_entries(const Draft *d);
+void draft_free(Draft *d);
+
 /* ---- header (header-update.c) ---- */
 
+/* Number and place of the snapshots; durable on return. */
+int coroutine_fn header_write_snapshots(Qcow2 *q, Request *r, uint32_t count, HostOffset offset);
 bool coroutine_fn qcow2_set_backing_string(Node *n, const char *file, const char *format,
                                            Error **errp);
 /* The extension that says where dirty bitmaps are (24 bytes; NULL: there are none), and its autoclear bit, at once; durable on return. */
@@ -432,7 +504,5 @@ bool coroutine_fn qcow2_reopen_quiesce(Node *n, struct Reopen *r, Error **errp);
 bool coroutine_fn qcow2_reopen_load(Node *n, struct Reopen *r, Error **errp);
 void coroutine_fn qcow2_reopen_switch(Node *n, struct Reopen *r);
 void coroutine_fn qcow2_reopen_end(Node *n, struct Reopen *r, bool done);
-/* Finds the snapshots' tables. */
-bool coroutine_fn snapshots_open(Qcow2 *q, Request *r, Error **errp);
 
 #endif

@@ -9,6 +9,7 @@
  * blocks that count it; nothing of this can fail once memory and space are there.  It moves when it is written back.
  */
 #include "qcow2.h"
+#include <errno.h>
 #include <inttypes.h>
 
 /* ---- values ---- */
@@ -132,7 +133,7 @@ static void make_room(Qcow2 *q)
                 continue;
             }
             pthread_mutex_lock(&q->lock);
-            busy = table_is_dirty(&b->t) || b == q->run_block;
+            busy = table_is_dirty(&b->t) || b == q->run_block || b->pinned;
             if (!busy && !b->recent) {
                 q->blocks[i] = NULL;
             }
@@ -339,6 +340,88 @@ int coroutine_fn reft_grow(Qcow2 *q, Request *r, ClusterIndex start)
     pthread_mutex_unlock(&q->lock);
     q->tail = end;
     return 0;
+}
+
+/* ---- more or less references to what is in use ---- */
+
+static uint64_t refcount_max(const Qcow2 *q)
+{
+    return q->refcount_order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << q->refcount_order)) - 1;
+}
+
+/* Under lock.  The block that counts c must be in memory. */
+static int look_refcount(Qcow2 *q, uint64_t c, uint64_t *ret_value, uint64_t *ret_missing)
+{
+    uint64_t index = c / block_entries(q);
+
+    if (index >= q->reft_entries || !table_entry(&q->reft, index)) {
+        return -EIO;
+    }
+    if (!q->blocks[index]) {
+        *ret_missing = index;
+        return -EAGAIN;
+    }
+    *ret_value = refcount_get(q->blocks[index]->t.data, q->refcount_order, c % block_entries(q));
+    return *ret_value ? 0 : -EIO;
+}
+
+int refcount_change(Qcow2 *q, ClusterIndex first, uint64_t count, int delta, uint64_t *ret_least,
+                    uint64_t *ret_missing)
+{
+    uint64_t v, max = refcount_max(q), per_block = block_entries(q);
+
+    for (uint64_t c = first.v; c < first.v + count; c++) {
+        int ret = look_refcount(q, c, &v, ret_missing);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (delta > 0 && v == max) {
+            return -EINVAL;
+        }
+    }
+    *ret_least = UINT64_MAX;
+    for (uint64_t c = first.v; c < first.v + count; c++) {
+        RefBlock *b = q->blocks[c / per_block];
+
+        v = refcount_get(b->t.data, q->refcount_order, c % per_block) + delta;
+        *ret_least = MIN(*ret_least, v);
+        if (delta) {
+            set_refcount(q, b, c % per_block, v);
+        }
+        if (v == 0) {
+            q->low_hint = MIN(q->low_hint, c);
+        }
+    }
+    return 0;
+}
+
+int coroutine_fn refcount_pin(Qcow2 *q, Request *r, RefPins *pins, uint64_t index)
+{
+    RefBlock *b;
+    int ret = refblock_get(q, r, index, &b);
+
+    if (ret == 0 && !b) {
+        return -EIO;
+    }
+    if (ret == 0 && !b->pinned) {
+        b->pinned = true;
+        g_ptr_array_add(pins->blocks, b);
+    }
+    return ret;
+}
+
+void refcount_pins_init(RefPins *pins)
+{
+    pins->blocks = g_ptr_array_new();
+}
+
+void refcount_unpin(RefPins *pins)
+{
+    for (guint i = 0; i < pins->blocks->len; i++) {
+        ((RefBlock *)g_ptr_array_index(pins->blocks, i))->pinned = false;
+    }
+    g_ptr_array_free(pins->blocks, true);
 }
 
 /* ---- giving back ---- */

@@ -35,8 +35,8 @@ static bool is_writable(const Node *n)
 static bool same_options(const Qcow2Options *a, const Qcow2Options *b)
 {
     return a->lazy_refcounts == b->lazy_refcounts && a->discard_request == b->discard_request &&
-           a->discard_other == b->discard_other && a->discard_no_unref == b->discard_no_unref &&
-           a->l2_cache_size == b->l2_cache_size &&
+           a->discard_snapshot == b->discard_snapshot && a->discard_other == b->discard_other &&
+           a->discard_no_unref == b->discard_no_unref && a->l2_cache_size == b->l2_cache_size &&
            a->refcount_cache_size == b->refcount_cache_size &&
            a->clean_interval == b->clean_interval;
 }

@@ -135,6 +135,9 @@ void copies_take(Qcow2 *q, TableCopies *c, Table *t)
         copy.data = block_try_alloc(copy.bytes);
         if (copy.data) {
             memcpy(copy.data, (uint8_t *)t->data + copy.from, copy.bytes);
+            if (G_UNLIKELY(q->draft)) {
+                draft_mask(q, t, copy.from, copy.bytes, copy.data);
+            }
         } else {
             c->failed = true;
         }

@@ -167,6 +167,9 @@ int coroutine_fn qcow2_truncate(Node *n, Request *r, uint64_t size, bool exact)
     if (atomic_load(&q->corrupt)) {
         return -EIO;
     }
+    if (q->draft) {
+        return -EBUSY; /* nobody resizes what a transaction has reserved */
+    }
     co_mutex_lock(&q->resize_lock);
     now = atomic_load(&n->size);
     if (size < now) {

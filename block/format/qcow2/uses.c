@@ -31,21 +31,34 @@ void drop_clusters(Qcow2 *q, ClusterIndex first, uint64_t count, DropKind kind)
     g_array_append_val(q->drops, d);
 }
 
-void drop_entry(Qcow2 *q, uint64_t entry, DropKind kind)
+uint64_t entry_clusters(const Qcow2 *q, uint64_t entry, ClusterIndex *ret_first)
 {
     Mapping m;
 
     if (!entry_decode(q, entry, &m)) {
-        return;
+        return 0;
     }
     if (m.type == MAP_DATA || m.type == MAP_ZERO_ALLOC) {
-        drop_clusters(q, cluster_of(m.host, q->cluster_bits), 1, kind);
-    } else if (m.type == MAP_COMPRESSED) {
+        *ret_first = cluster_of(m.host, q->cluster_bits);
+        return 1;
+    }
+    if (m.type == MAP_COMPRESSED) {
         HostOffset from = compressed_offset(entry, q->cluster_bits);
         HostOffset last = host_add(from, compressed_bytes(entry, q->cluster_bits) - 1);
-        ClusterIndex first = cluster_of(from, q->cluster_bits);
 
-        drop_clusters(q, first, cluster_of(last, q->cluster_bits).v - first.v + 1, kind);
+        *ret_first = cluster_of(from, q->cluster_bits);
+        return cluster_of(last, q->cluster_bits).v - ret_first->v + 1;
+    }
+    return 0;
+}
+
+void drop_entry(Qcow2 *q, uint64_t entry, DropKind kind)
+{
+    ClusterIndex first;
+    uint64_t count = entry_clusters(q, entry, &first);
+
+    if (count > 0) {
+        drop_clusters(q, first, count, kind);
     }
 }
 

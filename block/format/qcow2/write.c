@@ -210,6 +210,7 @@ static int coroutine_fn link_clusters(Allocation *a)
         if (a->taken) {
             drop_entry(q, old, DROP_OTHER);
         }
+        draft_entry_changes(q, cluster + i, old, a->taken);
         table_set_entry(q, &l2->t, index, (a->first.v + i) << q->cluster_bits | ENTRY_COPIED);
     }
     meta_changed(q);

@@ -86,6 +86,7 @@ static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t
             drop_entry(q, old, DROP_REQUEST);
         }
         if (value != old) {
+            draft_entry_changes(q, first + i, old, drop);
             table_set_entry(q, &l2->t, at + i, value);
             changed = true;
         }
