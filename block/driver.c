@@ -47,6 +47,18 @@ GPtrArray *driver_names(void)
     return names;
 }
 
+const BlockDriver *driver_of_protocol(const char *protocol)
+{
+    for (guint i = 0; drivers && i < drivers->len; i++) {
+        const BlockDriver *d = g_ptr_array_index(drivers, i);
+
+        if (d->protocols && g_strv_contains(d->protocols, protocol)) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
 const BlockDriver *driver_probe(const uint8_t *buf, size_t len)
 {
     for (guint i = 0; drivers && i < drivers->len; i++) {

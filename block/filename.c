@@ -54,6 +54,38 @@ char *filename_full(const Node *n, const char *name)
     return g_path_is_absolute(path) ? g_strdup(name) : filename_resolve(n->filename, name);
 }
 
+struct json_object *filename_options(const char *name, Error **errp)
+{
+    struct json_object *o;
+
+    if (g_str_has_prefix(name, "json:")) {
+        o = json_tokener_parse(name + strlen("json:"));
+        if (!o || !json_object_is_type(o, json_type_object)) {
+            json_object_put(o);
+            error_set(errp, ERROR_INVALID, name, "open", "Could not parse the JSON options");
+            return NULL;
+        }
+        return o;
+    }
+    if (has_protocol(name)) {
+        g_autofree char *protocol = g_strndup(name, strchr(name, ':') - name);
+        const BlockDriver *drv = driver_of_protocol(protocol);
+
+        if (drv) {
+            return drv->parse_name(name, errp);
+        }
+        if (strcmp(protocol, "file") != 0) {
+            error_set(errp, ERROR_UNSUPPORTED, name, "open", "Unknown protocol '%s'", protocol);
+            return NULL;
+        }
+        name += strlen("file:");
+    }
+    o = json_object_new_object();
+    json_object_object_add(o, "driver", json_object_new_string("file"));
+    json_object_object_add(o, "filename", json_object_new_string(name));
+    return o;
+}
+
 /* Without looking at files: a link and what it leads to differ. */
 static bool same_name(const char *a, const char *b)
 {
@@ -175,6 +207,8 @@ static struct json_object *options_of(Node *n, const char *shown)
     json_object_object_add(o, "driver", json_object_new_string(n->driver->name));
     if (!n->driver->is_protocol) {
         add_file(n, o);
+    } else if (n->driver->add_name_options) {
+        n->driver->add_name_options(n, o);
     } else if (shown && !has_protocol(shown)) {
         json_object_object_add(o, "filename", json_object_new_string(shown));
     }

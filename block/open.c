@@ -367,39 +367,71 @@ static bool check_loop(const Node *n, const char *name, const char *file, Error 
     return true;
 }
 
-typedef struct ProbeTask {
-    const char *filename;
-    uint8_t buf[2048];
-    ssize_t len;
-} ProbeTask;
+#define PROBE_SIZE 2048
 
-static int probe_read(void *opaque)
+static char *describe_prober(void *opaque)
 {
-    ProbeTask *t = opaque;
-    int fd = open(t->filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    (void)opaque;
+    return g_strdup("format probing");
+}
 
-    if (fd < 0) {
-        return -errno;
+static const EdgeOwner prober = {.describe = describe_prober, .name = describe_prober};
+
+static int coroutine_fn probe_read(Edge *e, void *buf, size_t len)
+{
+    Request r;
+    int ret;
+
+    request_begin(&r, REQUEST_READ);
+    ret = edge_pread(e, &r, guest(0), buf, len, 0);
+    request_end(&r);
+    return ret;
+}
+
+const BlockDriver *coroutine_fn node_probe_format(const BlockdevOptions *file, Error **errp)
+{
+    g_autoptr(BlockdevOptions) o = qapi_copy_BlockdevOptions(file);
+    g_autofree uint8_t *buf = g_malloc0(PROBE_SIZE);
+    g_autoptr(Node) n = NULL;
+    size_t len;
+    Edge *e;
+    int ret;
+
+    g_clear_pointer(&o->node_name, g_free);
+    o->has_read_only = o->read_only = o->has_force_share = o->force_share = true;
+    n = node_open(o, NODE_OPEN_HIDDEN, NULL, errp);
+    e = n ? edge_attach(n, NULL, &prober, NULL, "root", EDGE_ROOT, PERM_CONSISTENT_READ, PERM_ALL,
+                        errp)
+          : NULL;
+    if (!e) {
+        return NULL;
     }
-    t->len = pread(fd, t->buf, sizeof(t->buf), 0);
-    close(fd);
-    return 0;
+    len = MIN(atomic_load(&n->size), PROBE_SIZE);
+    ret = len > 0 ? probe_read(e, buf, len) : 0;
+    edge_detach(e);
+    if (ret < 0) {
+        error_set_errno(errp, -ret, n->name, "open",
+                        "Could not read image for determining its format");
+        return NULL;
+    }
+    return driver_probe(buf, len);
 }
 
 /* The format of a backing file whose header entry does not say it. */
-static const char *coroutine_fn probe_format(const Node *n, const char *filename)
+static const char *coroutine_fn probe_format(const Node *n, const char *name,
+                                             struct json_object *file)
 {
-    g_autofree ProbeTask *t = g_new0(ProbeTask, 1);
-    const char *format;
+    g_autoptr(BlockdevOptions) o = NULL;
+    g_autoptr(Error) err = NULL;
+    const BlockDriver *drv =
+        qapi_parse_BlockdevOptions(file, &o, &err) ? node_probe_format(o, &err) : NULL;
 
-    t->filename = filename;
-    if (worker_run(WORKERS_CONTROL, probe_read, t) < 0 || t->len < 0) {
+    if (!drv) {
         return "raw"; /* opening it will say what is wrong */
     }
-    format = driver_probe(t->buf, t->len)->name;
     log_warn("%s: the format of backing file '%s' is not recorded; it looks like '%s'",
-             n->file->target->filename, filename, format);
-    return format;
+             n->file->target->filename, name, drv->name);
+    return drv->name;
 }
 
 static BlockdevOptions *coroutine_fn header_options(Node *n, const char *file, const char *format,
@@ -407,39 +439,26 @@ static BlockdevOptions *coroutine_fn header_options(Node *n, const char *file, c
 {
     const char *base = n->file ? n->file->target->filename : NULL;
     g_autofree char *name = filename_resolve(base, file);
-    g_autoptr(JsonObject) o = NULL;
+    g_autoptr(JsonObject) o = filename_options(name, errp);
     BlockdevOptions *options;
+    struct json_object *f;
 
-    if (g_str_has_prefix(name, "json:")) {
-        o = json_tokener_parse(name + strlen("json:"));
-        if (!o || !json_object_is_type(o, json_type_object)) {
-            error_set(errp, ERROR_CORRUPT, base, "open",
-                      "Could not parse the JSON options of backing file '%s'", file);
-            return NULL;
-        }
-    } else {
-        const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
-        struct json_object *f;
-
-        if (colon && (!slash || colon < slash)) {
-            g_autofree char *protocol = g_strndup(name, colon - name);
-
-            error_set(errp, ERROR_UNSUPPORTED, base, "open", "Unknown protocol '%s'", protocol);
-            return NULL;
-        }
+    if (!o) {
+        return NULL;
+    }
+    if (!g_str_has_prefix(name, "json:")) {
         if (!check_loop(n, file, name, errp)) {
             return NULL;
         }
-        if (!format) {
-            format = probe_format(n, name);
-        } else if (!driver_find(format)) {
+        if (format && !driver_find(format)) {
             error_set(errp, ERROR_UNSUPPORTED, base, "open", "Unknown driver '%s'", format);
             return NULL;
         }
+        if (!format) {
+            format = probe_format(n, name, o);
+        }
+        f = o;
         o = json_object_new_object();
-        f = json_object_new_object();
-        json_object_object_add(f, "driver", json_object_new_string("file"));
-        json_object_object_add(f, "filename", json_object_new_string(name));
         json_object_object_add(o, "driver", json_object_new_string(format));
         json_object_object_add(o, "file", f);
     }

@@ -44,6 +44,19 @@ static void close_timeout(void *opaque)
     co_wake(c->waiter);
 }
 
+void graph_abandon_all(void)
+{
+    g_autoptr(GPtrArray) nodes = node_list();
+
+    for (guint i = 0; i < nodes->len; i++) {
+        Node *n = g_ptr_array_index(nodes, i);
+
+        if (n->driver->abandon) {
+            n->driver->abandon(n);
+        }
+    }
+}
+
 bool coroutine_fn graph_close_all(int64_t deadline_ns)
 {
     g_autoptr(GPtrArray) nodes = node_list();

@@ -195,7 +195,7 @@ bool coroutine_fn job_create_start(const char *id, const BlockdevCreateOptions *
 
     if (options->driver != BLOCKDEV_DRIVER_FILE && options->driver != BLOCKDEV_DRIVER_QCOW2) {
         error_set(errp, ERROR_UNSUPPORTED, name, "create",
-                  "Driver '%s' does not support blockdev-create", name);
+                  "Driver does not support blockdev-create");
         return false;
     }
     j = job_new(&driver, &args, errp);

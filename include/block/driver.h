@@ -18,6 +18,7 @@ struct BlockdevOptions;
 struct ImageInfoSpecific;
 struct BlockdevRef;
 struct BlockdevRefOrNull;
+struct json_object;
 struct Reopen;
 struct FileIdentity;
 
@@ -66,6 +67,10 @@ struct BlockDriver {
     bool is_protocol, is_filter;
     bool supports_backing;
     size_t state_size;
+    /* Protocols that have names of their own, "nbd:…" or "nbd+unix://…": what stands before the first colon, a list with NULL at the
+     * end; and the options that such a name stands for, an object of BlockdevOptions that the caller frees. */
+    const char *const *protocols;
+    struct json_object *(*parse_name)(const char *name, Error **errp);
 
     /* ---- control: coroutines of the control thread ---- */
 
@@ -113,6 +118,12 @@ struct BlockDriver {
     /* The last parent that could write has gone; there may be others soon, or already.  For giving back what was set aside for them.  r is a
      * request in n, which keeps n as it is.  Not called for a node that is read-only by then or being reopened. */
     void coroutine_fn (*writers_gone)(Node *n, Request *r);
+
+    /* Protocols over a network: requests that wait for a peer fail, and so do later ones.  For ends that must not wait.  Control thread;
+     * does not suspend. */
+    void (*abandon)(Node *n);
+    /* Protocols whose n->filename is no name of a file: the options that lead to the same disk, without "driver". */
+    void (*add_name_options)(const Node *n, struct json_object *to);
 
     /* From memory, or by a call like fstat(2): must not suspend, or a query could show two states of the graph (T1). */
     bool (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
@@ -185,6 +196,8 @@ void driver_register(const BlockDriver *driver);
 const BlockDriver *driver_find(const char *name);
 /* Names of all drivers, sorted; free the array only. */
 GPtrArray *driver_names(void);
+/* The driver of names that begin with `protocol` and a colon; NULL: there is none. */
+const BlockDriver *driver_of_protocol(const char *protocol);
 /* The format a file's beginning shows; raw if none other does.  buf: at least 512 bytes or the whole file. */
 const BlockDriver *driver_probe(const uint8_t *buf, size_t len);
 
@@ -207,6 +220,7 @@ void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
 
 extern const BlockDriver driver_copy_on_read;
 extern const BlockDriver driver_file;
+extern const BlockDriver driver_nbd;
 extern const BlockDriver driver_null_aio;
 extern const BlockDriver driver_null_co;
 extern const BlockDriver driver_qcow2;

@@ -24,6 +24,8 @@ typedef enum NodeOpenFlags {
  * `reserver`: whoever reserved the node name, or NULL.  The caller owns one reference. */
 Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned flags,
                              const void *reserver, Error **errp);
+/* The format of what a protocol node with these options has; it is opened for that, for reading.  NULL: it cannot be read. */
+const BlockDriver *coroutine_fn node_probe_format(const struct BlockdevOptions *file, Error **errp);
 void node_show(Node *n);
 /* The option that says where a format or filter stores; NULL: the driver has none. */
 const struct BlockdevRef *options_file(const struct BlockdevOptions *o);
@@ -36,6 +38,9 @@ bool coroutine_fn node_wait_unreserved(Node *n, Error **errp);
 /* "file.qcow2" of "/dir/file.qcow2" is resolved against `relative_to`'s directory; absolute names and names with a protocol
  * prefix stay.  Freed by the caller. */
 char *filename_resolve(const char *relative_to, const char *name);
+/* What a name stands for, an object of BlockdevOptions that the caller frees: of the whole node for "json:{…}", else of a protocol node: a file,
+ * or what a driver knows (BlockDriver.protocols).  Errors: "Unknown protocol '%s'", those of the driver. */
+struct json_object *filename_options(const char *name, Error **errp);
 /* The same for a name in the header of n, for people: an absolute "file:/x" stays as it is.  Freed by the caller. */
 char *filename_full(const Node *n, const char *name);
 /* n, or what it shows if it is a filter: the first node down from it that is none.  Headers name that: they cannot say what filters need. */
@@ -59,6 +64,8 @@ bool coroutine_fn node_set_writable(Node *n, Error **errp);
 /* Read-only again: no parent writes any more.  On failure it is so in memory, but the file stays open for writing. */
 bool coroutine_fn node_set_read_only(Node *n, Error **errp);
 
+/* Shutdown: requests that wait for a peer over a network fail from here on (BlockDriver.abandon). */
+void graph_abandon_all(void);
 /* Shutdown: drops the monitor's references and waits until every node has closed or clock_ns() passed the deadline.
  * False: some node did not close; the log names it. */
 bool coroutine_fn graph_close_all(int64_t deadline_ns);

@@ -69,5 +69,7 @@ void report_error(const Error *err);
 void coroutine_fn daemon_shutdown(void);
 /* After this many seconds the process ends, whatever hangs. */
 #define SHUTDOWN_SECONDS 30
+/* How long it waits for servers on the network that do not answer. */
+#define PEER_SECONDS 2
 
 #endif

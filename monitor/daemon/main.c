@@ -57,6 +57,13 @@ static void start_watchdog(void)
     }
 }
 
+static gboolean give_up_peers(gpointer unused)
+{
+    (void)unused;
+    graph_abandon_all();
+    return G_SOURCE_REMOVE;
+}
+
 void coroutine_fn daemon_shutdown(void)
 {
     int64_t deadline = clock_ns() + (SHUTDOWN_SECONDS - 5) * INT64_C(1000000000);
@@ -66,6 +73,7 @@ void coroutine_fn daemon_shutdown(void)
     }
     shutting_down = true;
     start_watchdog();
+    g_timeout_add_seconds(PEER_SECONDS, give_up_peers, NULL);
     machine_shutdown(by_signal);
     transaction_abort_all();
     if (!transaction_wait_all(clock_ns() + TRANSACTION_SETTLE_TIMEOUT_NS)) {

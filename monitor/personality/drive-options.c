@@ -74,39 +74,20 @@ static struct json_object *as_text(struct json_object *v)
 struct json_object *drive_parse_filename(const char *filename, Error **errp)
 {
     const char *colon = strchr(filename, ':'), *slash = strchr(filename, '/');
-    struct json_object *o;
+    g_autofree char *protocol = colon && (!slash || colon < slash)
+                                    ? g_strndup(filename, colon - filename)
+                                    : g_strdup("file");
+    g_autoptr(JsonObject) o = NULL;
+    const BlockDriver *drv = driver_find(protocol);
 
-    if (g_str_has_prefix(filename, "json:")) {
-        g_autoptr(JsonObject) json = json_tokener_parse(filename + strlen("json:"));
+    if (drv && g_str_has_prefix(protocol, "null-")) {
+        struct json_object *null = json_object_new_object();
 
-        if (!json || !json_object_is_type(json, json_type_object)) {
-            error_set(errp, ERROR_INVALID, filename, "open", "Could not parse the JSON options");
-            return NULL;
-        }
-        return as_text(json);
+        set(null, "driver", protocol);
+        return null;
     }
-    if (colon && (!slash || colon < slash)) {
-        g_autofree char *protocol = g_strndup(filename, colon - filename);
-
-        if (strcmp(protocol, "file") == 0) {
-            filename = colon + 1;
-        } else {
-            const BlockDriver *drv = driver_find(protocol);
-
-            if (!drv || !drv->is_protocol || !g_str_has_prefix(protocol, "null-")) {
-                error_set(errp, ERROR_UNSUPPORTED, filename, "open", "Unknown protocol '%s'",
-                          protocol);
-                return NULL;
-            }
-            o = json_object_new_object();
-            set(o, "driver", protocol);
-            return o;
-        }
-    }
-    o = json_object_new_object();
-    set(o, "driver", "file");
-    set(o, "filename", filename);
-    return o;
+    o = filename_options(filename, errp);
+    return o ? as_text(o) : NULL;
 }
 
 /* ---- probing ---- */
@@ -130,6 +111,18 @@ static int read_beginning(void *opaque)
     return b->len < 0 ? -EIO : 0;
 }
 
+/* The same for what is no file of the host. */
+static const char *coroutine_fn probe_node(struct json_object *file, Error **errp)
+{
+    g_autoptr(BlockdevOptions) options = NULL;
+    const BlockDriver *drv = NULL;
+
+    if (qapi_parse(&qapi_type_BlockdevOptions, file, true, (void **)&options, errp)) {
+        drv = node_probe_format(options, errp);
+    }
+    return drv ? drv->name : NULL;
+}
+
 /* The format of what a file's options lead to. */
 static const char *coroutine_fn probe(struct json_object *file, bool warn, Error **errp)
 {
@@ -139,7 +132,7 @@ static const char *coroutine_fn probe(struct json_object *file, bool warn, Error
 
     b->filename = text_of(file, "filename");
     if (!b->filename || g_strcmp0(text_of(file, "driver"), "file") != 0) {
-        return "raw";
+        return text_of(file, "driver") ? probe_node(file, errp) : "raw";
     }
     ret = worker_run(WORKERS_CONTROL, read_beginning, b);
     if (ret < 0) {
@@ -208,6 +201,30 @@ static void complete_file(struct json_object *o)
     }
 }
 
+/* Older options of nbd: host and port, or path, beside server.*. */
+static void complete_server(struct json_object *o)
+{
+    static const char *const names[] = {"host", "port", "path"};
+    struct json_object *server;
+
+    if (g_strcmp0(text_of(o, "driver"), "nbd") != 0 || object_of(o, "server") ||
+        (!text_of(o, "host") && !text_of(o, "path"))) {
+        return;
+    }
+    server = json_object_new_object();
+    set(server, "type", text_of(o, "host") ? "inet" : "unix");
+    if (text_of(o, "host") && !text_of(o, "port")) {
+        set(server, "port", "10809");
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (text_of(o, names[i])) {
+            set(server, names[i], text_of(o, names[i]));
+            json_object_object_del(o, names[i]);
+        }
+    }
+    json_object_object_add(o, "server", server);
+}
+
 static bool coroutine_fn complete_backing(struct json_object *o, unsigned depth, Error **errp)
 {
     struct json_object *backing = object_of(o, "backing"), *file = NULL;
@@ -245,6 +262,7 @@ static bool coroutine_fn complete_backing(struct json_object *o, unsigned depth,
 static bool coroutine_fn complete(struct json_object *o, bool warn, unsigned depth, Error **errp)
 {
     complete_file(o);
+    complete_server(object_of(o, "file") ? object_of(o, "file") : o);
     if (!text_of(o, "driver")) {
         struct json_object *file = object_of(o, "file");
         const char *format;

@@ -44,6 +44,7 @@ void node_test_init(void)
     rcu_init_process();
     loop_control_init();
     driver_register(&driver_file);
+    driver_register(&driver_nbd);
     driver_register(&driver_raw);
     driver_register(&driver_qcow2);
     driver_register(&driver_null_co);
