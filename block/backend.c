@@ -349,7 +349,12 @@ static BlockInfo *info(const Backend *b, Error **errp)
         i->tray_open = d->tray_open;
     }
     if (b->medium) {
-        i->inserted = node_query_info(b->medium->edge->target, false, errp);
+        Node *n = b->medium->edge->target;
+
+        while (n->implicit) {
+            n = n->file->target;
+        }
+        i->inserted = node_query_info(n, false, errp);
         if (!i->inserted) {
             return NULL;
         }

@@ -29,6 +29,9 @@
  * What the control thread's lists say (`target`, `parents`) flips in change_cut() too, in the same turn of its loop: no query
  * sees a part of a group (T1).
  *
+ * A filter (change_add_filter) is another kind of new node: what passes it goes on into the old node.  Such requests are counted apart until it
+ * is settled (Edge.fresh), so that C4 and C5 hold for those that did not pass it; nothing is flushed.
+ *
  * Between change_cut() and the end of change_settle(), copies wait: a read or status marked REQ_COPY that passes `barrier` waits
  * for the writes in the old node (io.c).  The barriers fall when the old writes of all members have ended, not waiting for
  * flushes.  No old node of a change may be reachable from another one of it by a client's request (plan refuses that): a copy waits
@@ -105,6 +108,26 @@ void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier
     change_add(c, old_node, new_node, barrier);
 }
 
+void change_add_filter(Change *c, Node *old_node, Node *filter, Edge *own)
+{
+    Move m = {.old_node = node_ref(old_node),
+              .new_node = node_ref(filter),
+              .barrier = own,
+              .filter = true};
+
+    g_assert(atomic_load(&c->state) == CHANGE_PLANNED);
+    for (guint i = 0; i < c->moves->len; i++) {
+        Move *before = &g_array_index(c->moves, Move, i);
+
+        if (before->new_node == old_node) {
+            node_ref(filter);
+            node_unref(before->new_node);
+            before->new_node = filter;
+        }
+    }
+    g_array_append_val(c->moves, m);
+}
+
 void change_arm_edge(Change *c, Edge *e, Node *new_node)
 {
     /* One unsettled change an edge. */
@@ -112,6 +135,16 @@ void change_arm_edge(Change *c, Edge *e, Node *new_node)
     atomic_store_explicit(&e->next, new_node, memory_order_relaxed);
     atomic_store_explicit(&e->pending, c, memory_order_release);
     g_ptr_array_add(c->edges, e);
+}
+
+/* An edge of old_node that stays where it is. */
+static bool stays(const Move *m, const Edge *e)
+{
+    /* What a job holds it holds, wherever others go. */
+    return e == m->barrier || edge_is_job(e) ||
+           /* What the filter uses must not use the filter; who reads the snapshot of one filter does not want that of another. */
+           (m->filter && e->parent &&
+            (e->parent->driver->reads_snapshot || node_reaches(m->new_node, e->parent)));
 }
 
 void change_arm(Change *c)
@@ -127,17 +160,17 @@ void change_arm(Change *c)
         g_assert(!m->old_node->unsettled);
         m->old_node->unsettled = c;
         atomic_store_explicit(&m->old_node->longest_wait, 0, memory_order_relaxed);
-        if (m->old_node != m->new_node) {
+        if (m->old_node != m->new_node && !m->filter) {
             atomic_store_explicit(&m->old_node->unflushed_old, true, memory_order_relaxed);
         }
         if (m->barrier) {
+            atomic_store_explicit(&m->barrier->fresh, m->filter, memory_order_relaxed);
             atomic_store_explicit(&m->barrier->barrier, m->old_node, memory_order_relaxed);
         }
         for (guint j = 0; j < m->old_node->parents->len; j++) {
             Edge *e = g_ptr_array_index(m->old_node->parents, j);
 
-            /* What a job holds it holds, wherever others go. */
-            if (e != m->barrier && !edge_is_job(e)) {
+            if (!stays(m, e)) {
                 change_arm_edge(c, e, m->new_node);
             }
         }
@@ -224,6 +257,7 @@ void coroutine_fn change_disarm(Change *c)
 
         if (m->barrier) {
             atomic_store_explicit(&m->barrier->barrier, NULL, memory_order_release);
+            atomic_store_explicit(&m->barrier->fresh, false, memory_order_release);
         }
         if (m->old_node != m->new_node) {
             atomic_store_explicit(&m->old_node->unflushed_old, false, memory_order_release);
@@ -241,6 +275,7 @@ int64_t change_cut_time(const Change *c)
 typedef struct SettleFlush {
     CoGroup *group;
     Node *node;
+    bool filter;
     int64_t deadline_ns;
     int ret;
 } SettleFlush;
@@ -250,7 +285,10 @@ static void coroutine_fn settle_flush(void *opaque)
     SettleFlush *f = opaque;
     Request r;
 
-    if (!node_wait_writes(f->node, true, f->deadline_ns)) {
+    if (f->filter) {
+        /* Nothing to make durable; but what was counted apart shall not be met by the next change. */
+        f->ret = node_wait_passed(f->node, f->deadline_ns) ? 0 : -ETIMEDOUT;
+    } else if (!node_wait_writes(f->node, true, f->deadline_ns)) {
         f->ret = -ETIMEDOUT;
     } else {
         request_begin(&r, REQUEST_FLUSH);
@@ -268,13 +306,14 @@ bool coroutine_fn change_settle(Change *c, int64_t deadline_ns, Error **errp)
     guint n = c->moves->len;
     g_autofree SettleFlush *flushes = g_new0(SettleFlush, n);
     CoGroup group;
-    bool ok = true;
+    bool ok = true, filters = false;
 
     g_assert(change_is_cut(c));
     for (guint i = 0; i < n; i++) {
         Move *m = &g_array_index(c->moves, Move, i);
 
-        if (!node_wait_writes(m->old_node, false, deadline_ns)) {
+        if (m->filter ? !node_wait_old_writes(m->old_node, deadline_ns)
+                      : !node_wait_writes(m->old_node, false, deadline_ns)) {
             error_set(errp, ERROR_TIMEOUT, m->old_node->name, "settle",
                       "Requests that began before the snapshot are still running in node '%s'",
                       m->old_node->name);
@@ -287,7 +326,12 @@ bool coroutine_fn change_settle(Change *c, int64_t deadline_ns, Error **errp)
 
         if (m->barrier) {
             atomic_store_explicit(&m->barrier->barrier, NULL, memory_order_release);
+            atomic_store_explicit(&m->barrier->fresh, false, memory_order_release);
         }
+        filters |= m->filter;
+    }
+    if (filters) {
+        co_rcu_synchronize(); /* who still saw `fresh` is counted */
     }
 
     co_group_init(&group);
@@ -295,6 +339,7 @@ bool coroutine_fn change_settle(Change *c, int64_t deadline_ns, Error **errp)
     for (guint i = 0; i < n; i++) {
         flushes[i].group = &group;
         flushes[i].node = g_array_index(c->moves, Move, i).old_node;
+        flushes[i].filter = g_array_index(c->moves, Move, i).filter;
         flushes[i].deadline_ns = deadline_ns;
         co_start(settle_flush, &flushes[i]);
     }

@@ -16,28 +16,37 @@
  */
 #include "block/count.h"
 
-static uint64_t sum(const Node *n, bool reads, bool writes, bool flushes)
+/* What to sum up. */
+enum {
+    READS = 1 << 0,
+    WRITES = 1 << 1,
+    PASSED = 1 << 2,
+    FLUSHES = 1 << 3,
+};
+
+static uint64_t sum(const Node *n, unsigned what)
 {
     uint64_t total = 0;
 
     for (unsigned i = 0; i < LOOP_SLOTS; i++) {
         const NodeCount *c = &n->count[i];
 
-        total += reads ? atomic_load_explicit(&c->reads, memory_order_acquire) : 0;
-        total += writes ? atomic_load_explicit(&c->writes, memory_order_acquire) : 0;
-        total += flushes ? atomic_load_explicit(&c->flushes, memory_order_acquire) : 0;
+        total += what & READS ? atomic_load_explicit(&c->reads, memory_order_acquire) : 0;
+        total += what & WRITES ? atomic_load_explicit(&c->writes, memory_order_acquire) : 0;
+        total += what & PASSED ? atomic_load_explicit(&c->passed, memory_order_acquire) : 0;
+        total += what & FLUSHES ? atomic_load_explicit(&c->flushes, memory_order_acquire) : 0;
     }
     return total;
 }
 
 uint64_t node_count_writes(const Node *n)
 {
-    return sum(n, false, true, false);
+    return sum(n, WRITES | PASSED);
 }
 
 uint64_t node_count_all(const Node *n)
 {
-    return sum(n, true, true, true);
+    return sum(n, READS | WRITES | PASSED | FLUSHES);
 }
 
 void count_notify(Node *n)
@@ -52,16 +61,16 @@ static void wait_timeout(void *opaque)
     count_notify(opaque);
 }
 
-static bool coroutine_fn wait_for(Node *n, bool reads, bool flushes, int64_t deadline_ns)
+static bool coroutine_fn wait_for(Node *n, unsigned what, int64_t deadline_ns)
 {
-    _Atomic unsigned *announced = reads ? &n->idle_waiters : &n->write_waiters;
+    _Atomic unsigned *announced = what & READS ? &n->idle_waiters : &n->write_waiters;
     Timer timer;
     bool timed = false, done;
 
     pthread_mutex_lock(&n->wait_lock);
     atomic_fetch_add_explicit(announced, 1, memory_order_relaxed);
     barrier_heavy();
-    while (!(done = sum(n, reads, true, flushes) == 0)) {
+    while (!(done = sum(n, what) == 0)) {
         if (deadline_ns >= 0) {
             if (clock_ns() >= deadline_ns) {
                 break;
@@ -87,10 +96,20 @@ static bool coroutine_fn wait_for(Node *n, bool reads, bool flushes, int64_t dea
 
 bool coroutine_fn node_wait_writes(Node *n, bool with_flushes, int64_t deadline_ns)
 {
-    return wait_for(n, false, with_flushes, deadline_ns);
+    return wait_for(n, WRITES | PASSED | (with_flushes ? FLUSHES : 0), deadline_ns);
+}
+
+bool coroutine_fn node_wait_old_writes(Node *n, int64_t deadline_ns)
+{
+    return wait_for(n, WRITES, deadline_ns);
+}
+
+bool coroutine_fn node_wait_passed(Node *n, int64_t deadline_ns)
+{
+    return wait_for(n, PASSED, deadline_ns);
 }
 
 bool coroutine_fn node_wait_idle(Node *n, int64_t deadline_ns)
 {
-    return wait_for(n, true, true, deadline_ns);
+    return wait_for(n, READS | WRITES | PASSED | FLUSHES, deadline_ns);
 }

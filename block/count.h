@@ -12,7 +12,16 @@ static inline _Atomic uint32_t *count_of(Node *n, unsigned slot, RequestKind kin
 {
     NodeCount *c = &n->count[slot];
 
-    return kind == REQUEST_READ ? &c->reads : kind == REQUEST_WRITE ? &c->writes : &c->flushes;
+    switch (kind) {
+    case REQUEST_READ:
+        return &c->reads;
+    case REQUEST_WRITE:
+        return &c->writes;
+    case REQUEST_PASSED:
+        return &c->passed;
+    default:
+        return &c->flushes;
+    }
 }
 
 /* Only the thread of `slot` changes its counts: no read-modify-write operation is needed. */

@@ -13,6 +13,7 @@
  */
 #include "block/count.h"
 #include "change-internal.h"
+#include "guard.h"
 #include "io-internal.h"
 #include "record.h"
 #include "stats-internal.h"
@@ -50,14 +51,15 @@ void coroutine_fn edge_copy_barrier(Edge *e)
 {
     Node *old;
 
-    if (e->role != EDGE_COW) {
-        return;
-    }
     old = atomic_load_explicit(&e->barrier, memory_order_acquire);
     if (G_UNLIKELY(old)) {
         int64_t since = clock_ns();
 
-        node_wait_writes(old, false, -1);
+        if (atomic_load_explicit(&e->fresh, memory_order_acquire)) {
+            node_wait_old_writes(old, -1);
+        } else if (e->role == EDGE_COW) {
+            node_wait_writes(old, false, -1);
+        } /* else it settled just now */
         node_waited(old, since);
     }
 }
@@ -163,6 +165,7 @@ int coroutine_fn edge_preadv(Edge *e, Request *r, GuestOffset offset, const IoVe
 {
     int64_t begun = e->stats ? clock_ns() : 0;
     Node *n = edge_enter_flags(e, r, flags);
+    EdgeGuard *guard;
     int ret;
 
     flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
@@ -170,7 +173,13 @@ int coroutine_fn edge_preadv(Edge *e, Request *r, GuestOffset offset, const IoVe
         edge_copy_barrier(e);
     }
     node_stat_read(n, r, iov->size);
-    ret = node_preadv(n, r, offset, iov, flags);
+    guard = edge_guard(e, flags);
+    if (G_UNLIKELY(guard)) {
+        ret = guard->preadv(guard, r, offset, iov, flags);
+        guard->leave(guard);
+    } else {
+        ret = node_preadv(n, r, offset, iov, flags);
+    }
     if (e->stats) {
         edge_stat_end(e, r, STAT_READ, iov->size, begun, ret);
     }

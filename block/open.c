@@ -125,12 +125,16 @@ static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **e
 const BlockdevRef *options_file(const BlockdevOptions *o)
 {
     switch (o->driver) {
+    case BLOCKDEV_DRIVER_COPY_BEFORE_WRITE:
+        return o->u.copy_before_write.file;
     case BLOCKDEV_DRIVER_COPY_ON_READ:
         return o->u.copy_on_read.file;
     case BLOCKDEV_DRIVER_QCOW2:
         return o->u.qcow2.file;
     case BLOCKDEV_DRIVER_RAW:
         return o->u.raw.file;
+    case BLOCKDEV_DRIVER_SNAPSHOT_ACCESS:
+        return o->u.snapshot_access.file;
     case BLOCKDEV_DRIVER_THROTTLE:
         return o->u.throttle.file;
     default:

@@ -159,7 +159,7 @@ static bool plan_node(PermPlan *p, PlanNode *pn, bool check, Error **errp)
             continue;
         }
         node_child_perm(n, e->role, pn->perm, pn->shared, &pe->perm, &pe->shared);
-        if (e->unsettled) {
+        if (e->unsettled || e->guarded) {
             pe->shared = PERM_ALL;
         }
         if (e->lenient) {

@@ -23,6 +23,9 @@
  * How a request is counted: as its kind, but as a read through EDGE_COW edges and below them (REQ_BELOW_COW): nothing is ever
  * written that way, and a guest's write that copies from the old node must not look like an old write to it.
  *
+ * What a filter that a change inserts lets through enters the old node after the cut, by the filter's own edge, which is marked (Edge.fresh): it is
+ * counted apart, so that settling can wait for old requests alone.
+ *
  * The read section covers steps 1-3 and never a yield; fold and free wait for grace periods (change.c, node.c).
  */
 #include "block/change.h"
@@ -109,6 +112,7 @@ static bool passes_gate(const Request *r, const Node *n)
 Node *edge_enter_flags(Edge *e, Request *r, unsigned flags)
 {
     RequestKind kind = e->role == EDGE_COW || (flags & REQ_BELOW_COW) ? REQUEST_READ : r->kind;
+    RequestKind counted;
     Change *c;
     Node *n;
     int gate;
@@ -124,7 +128,11 @@ Node *edge_enter_flags(Edge *e, Request *r, unsigned flags)
 again:
     rcu_begin();
     n = atomic_load_explicit(&e->node, memory_order_acquire);
-    count_begin(n, r->slot, kind);
+    counted =
+        G_UNLIKELY(atomic_load_explicit(&e->fresh, memory_order_relaxed)) && kind == REQUEST_WRITE
+            ? REQUEST_PASSED
+            : kind;
+    count_begin(n, r->slot, counted);
     barrier_light();
     c = atomic_load_explicit(&e->pending, memory_order_acquire);
     if (G_UNLIKELY(c)) {
@@ -132,12 +140,12 @@ again:
         int state = atomic_load_explicit(&c->state, memory_order_acquire);
 
         if (n != next && state == CHANGE_CUT && !decided_old(r, c)) {
-            count_begin(next, r->slot, kind);
-            count_end(n, r->slot, kind);
+            count_begin(next, r->slot, counted);
+            count_end(n, r->slot, counted);
             n = next;
         } else if (state == CHANGE_HELD && kind == REQUEST_WRITE && !decided_old(r, c)) {
             count_begin(n, r->slot, REQUEST_READ); /* keeps n, and nobody waits for it */
-            count_end(n, r->slot, kind);
+            count_end(n, r->slot, counted);
             hold_wait(c, n); /* ends the read section */
             rcu_begin();
             count_end(n, r->slot, REQUEST_READ);
@@ -148,12 +156,12 @@ again:
     gate = atomic_load_explicit(&n->gate, memory_order_acquire);
     if (G_UNLIKELY(gate != GATE_OPEN) && (gate < GATE_WRITES || kind == REQUEST_WRITE) &&
         !passes_gate(r, n)) {
-        count_end(n, r->slot, kind);
+        count_end(n, r->slot, counted);
         gate_wait(n); /* ends the read section */
         goto again;
     }
     rcu_end();
-    pin(r, e, n, kind);
+    pin(r, e, n, counted);
     return n;
 }
 

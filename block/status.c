@@ -6,6 +6,7 @@
  * and reads as zeroes where there is none or beyond its end.
  */
 #include "block/count.h"
+#include "guard.h"
 #include "io-internal.h"
 #include <string.h>
 
@@ -69,11 +70,31 @@ static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uin
     return ret;
 }
 
+/* What a guarded node reads as: data or zeroes, decided there. */
+static int coroutine_fn guarded_status(EdgeGuard *g, Node *n, Request *r, GuestOffset offset,
+                                       uint64_t bytes, unsigned flags, uint64_t *ret_bytes,
+                                       HostOffset *ret_map)
+{
+    uint64_t size = atomic_load_explicit(&n->size, memory_order_acquire);
+    int ret;
+
+    if (offset.v >= size) {
+        *ret_bytes = bytes;
+        return STATUS_ZERO | STATUS_EOF;
+    }
+    ret = g->block_status(g, r, offset, MIN(bytes, size - offset.v), flags, ret_bytes);
+    if (ret_map) {
+        *ret_map = host(0);
+    }
+    return ret < 0 ? ret : (ret & ~STATUS_OFFSET_VALID) | STATUS_ALLOCATED;
+}
+
 int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
                                    unsigned flags, bool precise, uint64_t *ret_bytes,
                                    HostOffset *ret_map)
 {
     Node *n = edge_enter_flags(e, r, flags);
+    EdgeGuard *guard;
 
     if (e->role == EDGE_ROOT && atomic_load_explicit(&n->inactive, memory_order_relaxed)) {
         return -EPERM; /* what is allocated is another process's to say */
@@ -81,6 +102,13 @@ int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint
     flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
     if (flags & REQ_COPY) {
         edge_copy_barrier(e);
+    }
+    guard = edge_guard(e, flags);
+    if (G_UNLIKELY(guard)) {
+        int ret = guarded_status(guard, n, r, offset, bytes, flags, ret_bytes, ret_map);
+
+        guard->leave(guard);
+        return ret;
     }
     return node_status(n, r, offset, bytes, flags, precise, ret_bytes, ret_map);
 }

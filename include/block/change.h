@@ -40,6 +40,9 @@ void change_add_overlay(Change *c, Node *old_node, Node *new_node, Edge *barrier
 
 /* Nothing moves, but a hold of c holds writes into n too: what is moved is below n, and writes that are inside n would wait there.  Not to be settled. */
 void change_add_held(Change *c, Node *n);
+/* The same where new_node is a filter that goes on writing to old_node, by its edge `own`: old_node is not settled for good but for the requests
+ * that did not come through the filter, and copies by `own` wait for these.  Edges of what the filter itself uses stay. */
+void change_add_filter(Change *c, Node *old_node, Node *filter, Edge *own);
 
 /* One edge alone shall lead to new_node, which reads the same as the one it leads to now; nobody writes through it, so there is nothing to
  * settle: arm, cut and fold follow each other. */

@@ -66,6 +66,7 @@ struct BlockDriver {
     const char *name; /* as in BlockdevDriver: "qcow2" */
     bool is_protocol, is_filter;
     bool supports_backing;
+    bool reads_snapshot; /* of the filter below, not its disk (snapshot-access) */
     size_t state_size;
     /* Protocols that have names of their own, "nbd:…" or "nbd+unix://…": what stands before the first colon, a list with NULL at the
      * end; and the options that such a name stands for, an object of BlockdevOptions that the caller frees. */
@@ -185,6 +186,13 @@ struct BlockDriver {
     int coroutine_fn (*block_status)(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                      unsigned flags, bool precise, uint64_t *ret_bytes,
                                      HostOffset *ret_map);
+    /* Filters that keep what their disk was at an instant: that state.  -EACCES: not there (any more). */
+    int coroutine_fn (*snapshot_preadv)(Node *n, Request *r, GuestOffset offset,
+                                        const IoVector *iov, unsigned flags);
+    int coroutine_fn (*snapshot_block_status)(Node *n, Request *r, GuestOffset offset,
+                                              uint64_t bytes, unsigned flags, uint64_t *ret_bytes);
+    /* It is not needed there any more. */
+    int coroutine_fn (*snapshot_pdiscard)(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
 };
 
 /* Protocols: data that was written may be lost, as err (a negative errno) tells: every later flush of n fails with it. */
@@ -218,6 +226,7 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
 void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
                        unsigned *perm, unsigned *shared);
 
+extern const BlockDriver driver_copy_before_write;
 extern const BlockDriver driver_copy_on_read;
 extern const BlockDriver driver_file;
 extern const BlockDriver driver_nbd;
@@ -225,6 +234,7 @@ extern const BlockDriver driver_null_aio;
 extern const BlockDriver driver_null_co;
 extern const BlockDriver driver_qcow2;
 extern const BlockDriver driver_raw;
+extern const BlockDriver driver_snapshot_access;
 extern const BlockDriver driver_throttle;
 #ifdef CONFIG_TEST_DRIVERS
 extern const BlockDriver driver_simdisk;

@@ -21,6 +21,7 @@ typedef enum RequestKind {
     REQUEST_READ,
     REQUEST_WRITE, /* write-like; also any that may write on the way */
     REQUEST_FLUSH,
+    REQUEST_PASSED, /* only in counts: write-like, came through a fresh filter (Edge.fresh) */
 } RequestKind;
 
 typedef struct Pin {

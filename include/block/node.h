@@ -37,6 +37,7 @@
 typedef struct BlockDriver BlockDriver;
 typedef struct Change Change;
 typedef struct Edge Edge;
+typedef struct EdgeGuard EdgeGuard;
 typedef struct Node Node;
 typedef struct Recorders Recorders;
 typedef struct Request Request;
@@ -76,8 +77,11 @@ struct Edge {
     _Atomic(Node *) node;      /* where requests go ... */
     _Atomic(Node *) next;      /* ... or will go; valid while pending is set */
     _Atomic(Change *) pending; /* the unsettled change this edge belongs to */
-    _Atomic(Node *)
-        barrier; /* EDGE_COW: old node whose write-like requests copies wait for; NULL: none */
+    _Atomic(Node *) barrier;   /* old node whose write-like requests copies wait for; NULL: none */
+    /* Of a filter that a change which is not settled yet inserts: its writes are not those that settling waits for. */
+    _Atomic bool fresh;
+    _Atomic(EdgeGuard *)
+        guard; /* EDGE_COW: reads go by it, since what is below changes (guard.h); NULL: none */
     EdgeRole role;
     /* ---- control thread ---- */
     Node *target; /* flips at the cut */
@@ -94,9 +98,10 @@ struct Edge {
         unsettled; /* a backing edge of a running transaction: shares everything until its old node has settled */
     bool
         lenient; /* a backing edge inside the chain that a job merges: what it changes below does not show above */
+    bool guarded; /* it has, or had, a guard: shares everything */
 };
 
-/* Requests in a node that came in by one thread; a cache line each. */
+/* Requests in a node that came in by one thread; cache lines of their own. */
 typedef struct NodeCount {
     _Alignas(64) _Atomic uint32_t reads;
     _Atomic uint32_t writes; /* write-like: write, write zeroes, discard, resize */
@@ -104,6 +109,7 @@ typedef struct NodeCount {
     /* Since the node was opened (stats.h). */
     _Atomic uint32_t unmap_ops;
     _Atomic uint64_t read_ops, read_bytes, write_ops, write_bytes, flush_ops, unmap_bytes;
+    _Atomic uint32_t passed; /* write-like, let through by a filter that is new */
 } NodeCount;
 
 /* What requests must look like; set by the driver's open, constant afterwards.  Bytes; 0: no limit. */
@@ -164,6 +170,7 @@ struct Node {
     /* ---- control thread ---- */
     char *name;
     bool auto_name;      /* "#block…" */
+    bool implicit;       /* a filter that a job put there: queries of devices see through it */
     bool monitor_owned;  /* by blockdev-add: lives until blockdev-del */
     bool hidden;         /* N3 */
     bool auto_read_only; /* opened read-write only if possible; follows its parents' needs (file) */
@@ -246,6 +253,9 @@ uint64_t node_count_all(const Node *n);
 /* Suspends until no write-like request (flushes too if with_flushes) is in the node, or clock_ns() passes the deadline
  * (-1: none); false: the deadline passed.  Any loop. */
 bool coroutine_fn node_wait_writes(Node *n, bool with_flushes, int64_t deadline_ns);
+/* The same for write-like requests but those that a fresh filter lets through (old), or for these alone. */
+bool coroutine_fn node_wait_old_writes(Node *n, int64_t deadline_ns);
+bool coroutine_fn node_wait_passed(Node *n, int64_t deadline_ns);
 /* The same for requests of every kind. */
 bool coroutine_fn node_wait_idle(Node *n, int64_t deadline_ns);
 

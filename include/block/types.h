@@ -79,6 +79,9 @@ typedef enum RequestFlags {
     REQ_BELOW_COW =
         1 << 5, /* read, status: came through a backing edge; drivers pass flags of reads on */
     REQ_PREFETCH = 1 << 4, /* read: only warm caches; data is thrown away */
+    REQ_COMPRESSED =
+        1 << 6, /* write: compressed, if the driver can (has_compressed); in units of its clusters */
+    REQ_UNGUARDED = 1 << 7, /* read, status: a guard (guard.h) is passed already */
 } RequestFlags;
 
 /* Answer of block status for a range: an or of these. */
