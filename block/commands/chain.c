@@ -21,6 +21,11 @@ bool coroutine_fn qmp_blockdev_mirror(const BlockdevMirrorArg *arg, Error **errp
     return job_mirror_start(arg, errp);
 }
 
+bool coroutine_fn qmp_drive_mirror(const DriveMirrorArg *arg, Error **errp)
+{
+    return job_drive_mirror_start(arg, errp);
+}
+
 bool coroutine_fn qmp_change_backing_file(const ChangeBackingFileArg *arg, Error **errp)
 {
     return job_change_backing_file(arg->device, arg->image_node_name, arg->backing_file, errp);

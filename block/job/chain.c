@@ -230,7 +230,7 @@ uint32_t chain_granularity(const Node *n, uint64_t size)
 
 /* ---- end ---- */
 
-static char *full_name(const Node *n)
+char *chain_full_name(const Node *n)
 {
     if (g_str_has_prefix(n->filename, "json:") || strstr(n->filename, "://") ||
         g_path_is_absolute(n->filename)) {
@@ -251,7 +251,7 @@ bool coroutine_fn chain_write_backing(Node *n, const Node *backing, const char *
         return true;
     }
     if (backing) {
-        name = file ? g_strdup(file) : backing->filename ? full_name(backing) : NULL;
+        name = file ? g_strdup(file) : backing->filename ? chain_full_name(backing) : NULL;
         format = mask_protocol && backing->driver->is_protocol
                      ? "raw"
                      : node_skip_filters((Node *)backing)->driver->name;

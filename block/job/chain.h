@@ -49,6 +49,9 @@ void coroutine_fn chain_move(GPtrArray *edges, Node *to);
 /* The disk in `n` is from now on what `overlay` (NULL: nobody) is on top of: told to the snapshot journal, durably, before it is so. */
 bool coroutine_fn chain_relink(const Node *n, const Node *overlay, Error **errp);
 
+/* What a header shall call the disk in n, which has a filename: absolute.  Freed by the caller. */
+char *chain_full_name(const Node *n);
+
 /* The size of what is marked as a whole, for a disk of `size` bytes that is copied into n. */
 uint32_t chain_granularity(const Node *n, uint64_t size);
 

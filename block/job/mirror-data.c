@@ -28,8 +28,8 @@ static bool coroutine_fn target_reads_zero(MirrorJob *m, uint64_t offset, uint64
     Request r;
     int ret;
 
-    if (m->target_is_zero) {
-        return true;
+    if (m->target_is_zero || m->hidden_later) {
+        return m->target_is_zero;
     }
     request_begin(&r, REQUEST_READ);
     ret = edge_block_status_above(m->target_edge, &r, guest(offset), *len, 0, &same, NULL);
@@ -113,13 +113,6 @@ static int coroutine_fn copy(void *opaque, uint64_t offset, uint64_t bytes, uint
 
 /* ---- the beginning ---- */
 
-/* May the target get a backing node that it has not got now? */
-static bool gets_backing(const MirrorJob *m, const ImageFacts *f)
-{
-    return !chain_backing(m->target) &&
-           (m->what != MIRROR_FULL || m->backing == MIRROR_BACKING_OF_SOURCE || f->backing_file);
-}
-
 static uint32_t granularity(const MirrorJob *m, const ImageFacts *f, uint64_t size)
 {
     uint64_t g = m->granularity;
@@ -130,7 +123,7 @@ static uint32_t granularity(const MirrorJob *m, const ImageFacts *f, uint64_t si
         g = f->cluster_size ? CLAMP(f->cluster_size, GRANULARITY_MIN, GRANULARITY_MAX)
                             : GRANULARITY_MAX;
     }
-    if (gets_backing(m, f)) {
+    if (m->hidden_later) {
         g = MAX(g, f->cluster_size);
     }
     while (g < UINT32_C(1) << 30 && size / g > MARKS_MAX) {
@@ -154,6 +147,7 @@ bool coroutine_fn mirror_data_init(MirrorJob *m, Error **errp)
     if (m->target->driver->facts) {
         (void)m->target->driver->facts(m->target, &f, &err); /* unknown: nothing special */
     }
+    m->hidden_later = !chain_backing(m->target) && (m->what != MIRROR_FULL || f.backing_file);
     g = granularity(m, &f, size);
     m->copy.scan = scan;
     m->copy.copy = copy;

@@ -270,10 +270,7 @@ Node *coroutine_fn mirror_find_source(const char *device, Error **errp)
 
 Node *mirror_backing_of(Node *n)
 {
-    while (n->driver->is_filter && n->file) {
-        n = n->file->target;
-    }
-    return chain_backing(n);
+    return chain_backing(node_skip_filters(n));
 }
 
 bool mirror_can_replace(const Node *source, const Node *replaced)
@@ -334,13 +331,8 @@ bool mirror_check(const MirrorSpec *s, Node *source, Error **errp)
     return check_free(source, errp);
 }
 
-/* In QEMU's order. */
-static bool check_rest(const MirrorSpec *s, Node *source, Node *target, Error **errp)
+bool mirror_check_arguments(const MirrorSpec *s, Node *source, Error **errp)
 {
-    if (!mirror_check(s, source, errp) || !check_free(target, errp) ||
-        !mirror_find_replaced(s->replaces, source, errp)) {
-        return false;
-    }
     if (s->sync == MIRROR_SYNC_MODE_INCREMENTAL || s->sync == MIRROR_SYNC_MODE_BITMAP) {
         error_set(errp, ERROR_UNSUPPORTED, source->name, "mirror", "Sync mode '%s' not supported",
                   qapi_enum_MirrorSyncMode(s->sync));
@@ -348,6 +340,17 @@ static bool check_rest(const MirrorSpec *s, Node *source, Node *target, Error **
     }
     if (s->has_buf_size && s->buf_size < 0) {
         error_set(errp, ERROR_INVALID, source->name, "mirror", "Invalid parameter 'buf-size'");
+        return false;
+    }
+    return true;
+}
+
+/* In QEMU's order. */
+static bool check_rest(const MirrorSpec *s, Node *source, Node *target, Error **errp)
+{
+    if (!mirror_check(s, source, errp) || !check_free(target, errp) ||
+        !mirror_find_replaced(s->replaces, source, errp) ||
+        !mirror_check_arguments(s, source, errp)) {
         return false;
     }
     if (source == target) {
@@ -386,8 +389,8 @@ static bool coroutine_fn start(const MirrorSpec *s, Node *source, Node *target, 
     if (!check_rest(s, source, target, errp)) {
         return false;
     }
-    if (s->filter_name && (!node_name_check(s->filter_name, errp) ||
-                           !node_name_reserve(s->filter_name, s, errp))) {
+    if (s->filter_name &&
+        (!node_name_check(s->filter_name, errp) || !node_name_reserve(s->filter_name, s, errp))) {
         return false;
     }
     node_name_release(s->filter_name ? s->filter_name : "", s);

@@ -35,6 +35,8 @@ typedef struct MirrorJob {
     MirrorBacking backing;
     Edge *backing_edge; /* MIRROR_BACKING_OF_SOURCE, when it is there */
     bool target_is_zero, unmap;
+    bool
+        hidden_later; /* what the target has not got will show what a backing node has: zeroes have to be written */
     uint32_t granularity; /* as asked for, 0: the default */
     int64_t buf_size;     /* bytes, 0: the default */
     int64_t max_delay;    /* ns */
@@ -73,8 +75,9 @@ typedef struct MirrorSpec {
 
 /* The disk that is called so, and may be mirrored. */
 Node *coroutine_fn mirror_find_source(const char *device, Error **errp);
-/* What does not depend on the target. */
+/* What does not depend on the target: the granularity and the source; then, the replaced node lies between in QEMU's order, the rest. */
 bool mirror_check(const MirrorSpec *s, Node *source, Error **errp);
+bool mirror_check_arguments(const MirrorSpec *s, Node *source, Error **errp);
 /* The node that `replaces` says: the source if it is NULL. */
 Node *mirror_find_replaced(const char *replaces, Node *source, Error **errp);
 /* The first backing node below a node, seen through filters; NULL: none. */

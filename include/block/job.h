@@ -200,6 +200,8 @@ bool coroutine_fn job_stream_start(const struct BlockStreamArg *arg, Error **err
 
 struct BlockdevMirrorArg;
 bool coroutine_fn job_mirror_start(const struct BlockdevMirrorArg *arg, Error **errp);
+struct DriveMirrorArg;
+bool coroutine_fn job_drive_mirror_start(const struct DriveMirrorArg *arg, Error **errp);
 
 struct BlockdevCreateOptions;
 bool coroutine_fn job_create_start(const char *id, const struct BlockdevCreateOptions *options,
