@@ -4,6 +4,7 @@
  */
 #include "block/backend.h"
 #include "block/graph.h"
+#include "block/job.h"
 #include "block/superseded.h"
 #include "qapi-commands.h"
 #include "util/log.h"
@@ -56,6 +57,10 @@ bool coroutine_fn qmp_blockdev_del(const BlockdevDelArg *arg, Error **errp)
 {
     Node *n = node_find(arg->node_name);
 
+    if (n) {
+        job_wait_ending(n);
+        n = node_find(arg->node_name);
+    }
     if (n) {
         if (!node_wait_unreserved(n, errp)) {
             return false;

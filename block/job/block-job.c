@@ -50,6 +50,34 @@ void coroutine_fn job_remove_nodes(Job *j)
     }
 }
 
+#define ENDING_NS INT64_C(1000000000)
+#define LOOK_NS   INT64_C(2000000)
+
+static bool is_about_to_end(const Job *j)
+{
+    return j->ending && j->pause_count == 0 && (j->finalizing || j->status != JOB_STATUS_PENDING);
+}
+
+void coroutine_fn job_wait_ending(Node *n)
+{
+    int64_t deadline = clock_ns() + ENDING_NS;
+    bool waits = true;
+
+    node_ref(n);
+    while (waits && clock_ns() < deadline) {
+        waits = false;
+        for (guint i = 0; i < n->parents->len; i++) {
+            const Edge *e = g_ptr_array_index(n->parents, i);
+
+            waits |= edge_is_job(e) && is_about_to_end(e->owner_opaque);
+        }
+        if (waits) {
+            co_sleep_ns(LOOK_NS);
+        }
+    }
+    node_unref(n);
+}
+
 /* ---- events ---- */
 
 typedef struct Progress {

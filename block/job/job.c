@@ -314,6 +314,7 @@ void job_cancel_async(Job *j, bool force)
     }
     atomic_store(&j->io_status, BLOCK_DEVICE_IO_STATUS_OK);
     j->user_paused = false;
+    j->ending = true;
     atomic_store(&j->cancelled, true);
     job_release_all(j);
 }
@@ -344,7 +345,8 @@ bool job_complete(Job *j, Error **errp)
                   "The active block job '%s' cannot be completed", j->id);
         return false;
     }
-    return j->driver->complete(j, errp);
+    j->ending = j->driver->complete(j, errp);
+    return j->ending;
 }
 
 bool coroutine_fn job_finalize(Job *j, Error **errp)

@@ -79,6 +79,7 @@ struct Job {
     bool auto_finalize, auto_dismiss;
     bool finalizing; /* prepare .. clean: no verbs */
     bool done;       /* run has returned */
+    bool ending;     /* told to complete, or cancelled: soon it gives up its nodes */
     bool user_paused;
     unsigned pause_count;
     JobGroup *group;
@@ -152,6 +153,8 @@ void coroutine_fn job_run_workers(Job *j, Loop *loop, unsigned n, JobWorkerFn *f
 Edge *coroutine_fn job_add_node(Job *j, Node *n, const char *name, unsigned perm, unsigned shared,
                                 Error **errp);
 void coroutine_fn job_remove_nodes(Job *j);
+/* For who wants to delete n: waits while a job that is about to end holds it, at most for a second. */
+void coroutine_fn job_wait_ending(Node *n);
 
 /* ---- for drivers: main and workers, any loop ---- */
 

@@ -221,6 +221,17 @@ def test_jobs(images, console):
     assert out[0] == out[2] == out[4] == out[5] == out[7] == ''
 
 
+def test_drive_mirror(images, console):
+    top = make(images / 'top.qcow2')
+    subprocess.run(['qemu-io', '-c', 'write -P 3 0 8M', str(top)], check=True, stdout=subprocess.DEVNULL)
+    out = console([f'drive_mirror -f d {images}/copy.raw raw', 'info block-jobs', 'block_job_cancel -f d', f'drive_mirror -n d {images}/no'],
+                  '-drive', f'file={top},if=none,id=d')
+    assert out[0].startswith(f"Formatting '{images}/copy.raw', fmt=raw ") and out[2] == ''
+    assert out[1].startswith('Type mirror, device d: Completed ')
+    assert out[3] == f"Error: Could not open '{images}/no': No such file or directory\n" or 'busy' in out[3]
+    assert (images / 'copy.raw').stat().st_size == 64 << 20
+
+
 # ---- by QMP ----
 
 def test_human_monitor_command(images, drive):

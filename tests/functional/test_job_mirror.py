@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """blockdev-mirror: what is copied, when users move, what guests wait for; judged by qemu-img and by the targets' files."""
+import os
 import time
 
 import nbd
 import pytest
 
 from lib import images as img
+from lib import records
 from lib.chain import MIB, Chain, backing, nodes
 from lib.jobs import error_of, events_of, wait_status
+from lib.load import Load
 
 SIZE = 16 * MIB
 
@@ -327,3 +330,180 @@ def test_errors(daemon, images):
     assert d.qmp.error('block-export-add', {'type': 'nbd', 'id': 't', 'node-name': 't'}).startswith(
         "Permission conflict on node 't': permissions 'consistent read'")
     finish(d)
+
+
+@pytest.mark.parametrize('mode', ['background', 'write-blocking'])
+def test_under_load(daemon, images, mode):
+    """The disk moves from image to image while dependent writers use it: nothing is lost, and each image it left is a state it had."""
+    layout = records.Layout(1, 16, 64)
+    socket = images / 'nbd.sock'
+    paths = [images / f'm{i}' for i in range(40 if os.environ.get('STRESS_LONG') else 4)]
+    for path in paths:
+        img.create(path, '32M')
+    d = daemon('--object', 'iothread,id=io', '--blockdev', f'driver=qcow2,node-name=m0,file.driver=file,file.filename={paths[0]}',
+               '--nbd-server', f'addr.type=unix,addr.path={socket}',
+               '--export', 'type=nbd,id=e,node-name=m0,name=disk,writable=on,iothread=io')
+    with Load(socket, ['disk'], mode='chain', chains=16, slots=64, threads=2, flush_every=50) as load:
+        for i, path in enumerate(paths[1:], 1):
+            time.sleep(0.1)
+            d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': f'm{i}', 'file': {'driver': 'file', 'filename': str(path)}})
+            mirror(d, device=f'm{i - 1}', target=f'm{i}', sync='full', copy_mode=mode)
+            wait_status(d, 'j', 'ready')
+            if mode == 'write-blocking':
+                synced(d)
+            time.sleep(0.05)
+            finish(d)
+            d.qmp.events.clear()
+            d.cmd('blockdev-del', node_name=f'm{i - 1}')
+        total = load.stop()
+    d.stop()
+    last = None
+    for path in paths:
+        img.check(path)
+        cut = records.read_cut(layout, [img.contents(path, layout.length)])
+        assert cut.consistent, cut.problems[:3]
+        assert last is None or all(a <= b for a, b in zip(last, cut.last))
+        last = cut.last
+    assert last == total['completed'] and sum(last) > 0
+
+
+def test_deleted_right_after_it_was_told_to_complete(daemon, images):
+    """Who does not wait for the end of the job waits in blockdev-del, if it is near."""
+    chain = Chain(images, 3)
+    d = daemon(*chain.arguments())
+    add_target(d, images)
+    mirror(d, sync='full')
+    wait_status(d, 'j', 'ready')
+    d.cmd('job-complete', id='j')
+    d.cmd('blockdev-del', node_name='n2')
+    assert events_of(d, 'j')[-1] == 'concluded', 'before the reply'
+    finish(d, complete=False)
+
+
+def test_replaces(daemon, images):
+    """A node below the disk that has the same data: its users move, the disk stays."""
+    chain = Chain(images, 3)
+    want = bytearray(chain.contents())
+    d = daemon(*chain.arguments(export=False), '--blockdev', 'driver=copy-on-read,node-name=f,file=n2',
+               '--nbd-server', f'addr.type=unix,addr.path={chain.socket}', '--export', 'type=nbd,id=e,node-name=f,name=disk,writable=on')
+    path = add_target(d, images)
+    mirror(d, device='f', sync='full', replaces='n2')
+    wait_status(d, 'j', 'ready')
+    h = guest(chain)
+    h.pwrite(b'\x31' * 4096, 8 * MIB)
+    finish(d)
+    h.pwrite(b'\x32' * 4096, 9 * MIB)
+    want[8 * MIB:8 * MIB + 4096] = b'\x31' * 4096
+    assert d.cmd('query-block-exports')[0]['node-name'] == 'f'
+    assert nodes(d)['f']['children'] == [{'child': 'file', 'node-name': 't'}]
+    d.cmd('blockdev-del', node_name='n2')
+    h.shutdown()
+    d.stop()
+    assert chain.contents() == want
+    want[9 * MIB:9 * MIB + 4096] = b'\x32' * 4096
+    assert contents(path) == want
+
+
+# ---- drive-mirror ----
+
+
+def drive_mirror(d, path, **args):
+    d.cmd('drive-mirror', {'job-id': 'j', 'device': 'n2', 'target': str(path), 'auto-dismiss': False,
+                           **{k.replace('_', '-'): v for k, v in args.items()}})
+
+
+@pytest.mark.parametrize('sync,below', [('full', None), ('top', 1), ('none', 2)])
+@pytest.mark.parametrize('there', [None, 'data'])
+def test_drive_mirror(daemon, images, sync, below, there):
+    """A new image, on top of what the mode asks for; a file with data in its place is replaced."""
+    chain = Chain(images, 3)
+    want = bytearray(chain.contents())
+    path = images / 'target'
+    if there:
+        path.write_text(there)
+    d = daemon(*chain.arguments())
+    drive_mirror(d, path, sync=sync, node_name='t')
+    wait_status(d, 'j', 'ready')
+    h = guest(chain)
+    h.pwrite(b'\x41' * 3000, 100)
+    want[100:3100] = b'\x41' * 3000
+    finish(d)
+    h.pwrite(b'\x42' * 3000, 5 * MIB + 100)
+    h.flush()
+    want[5 * MIB + 100:5 * MIB + 3100] = b'\x42' * 3000
+    assert d.cmd('query-block-exports')[0]['node-name'] == 't'
+    assert backing(d, 't') == (None if below is None else f'n{below}')
+    assert sync != 'none' or nodes(d)['n2']['ro']
+    assert h.pread(SIZE, 0) == want
+    h.shutdown()
+    d.stop()
+    info = img.info(path)
+    assert info['format'] == 'qcow2' and info.get('backing-filename') == (None if below is None else str(chain.files[below]))
+    img.check(path)
+    assert contents(path) == want
+    assert sorted(p.name for p in images.iterdir() if p.name.startswith('target')) == ['target']
+
+
+def test_drive_mirror_existing(daemon, images):
+    """The format is looked for; the backing file of the header is opened when users move, and not hidden before."""
+    chain = Chain(images, 3)
+    want = chain.contents()
+    path = img.create(images / 'target', backing=chain.files[1], options='cluster_size=256k')
+    img.qemu_io(path, 'write -P 9 3M 1M')
+    d = daemon(*chain.arguments())
+    drive_mirror(d, path, sync='full', mode='existing')
+    wait_status(d, 'j', 'ready')
+    (t,) = [n for n in nodes(d).values() if n['node-name'].startswith('#block') and n['drv'] == 'qcow2']
+    assert backing(d, t['node-name']) is None
+    finish(d)
+    below = nodes(d)[backing(d, t['node-name'])]
+    assert below['file'] == str(chain.files[1]) and below['ro'] and below['node-name'] != 'n1'
+    d.stop()
+    assert contents(path) == want
+
+
+def test_drive_mirror_raw(daemon, images):
+    chain = Chain(images, 3)
+    want = chain.contents()
+    d = daemon(*chain.arguments())
+    drive_mirror(d, images / 'target', sync='full', format='raw')
+    wait_status(d, 'j', 'ready')
+    d.cmd('block-job-cancel', device='j')
+    finish(d, complete=False)
+    d.stop()
+    assert (images / 'target').read_bytes() == want
+
+
+def test_drive_mirror_errors(daemon, images):
+    """What cannot be leaves no file behind, and one that was there as it was."""
+    chain = Chain(images, 3, writes=2)
+    d = daemon(*chain.arguments())
+    path = images / 'target'
+    path.write_text('precious')
+
+    def error(**args):
+        return d.qmp.error('drive-mirror', {'job-id': 'j', 'device': 'n2', 'target': str(path), 'sync': 'full',
+                                            **{k.replace('_', '-'): v for k, v in args.items()}})
+
+    assert error(device='x') == "Cannot find device='x' nor node-name='x'"
+    assert error(device='n1') == 'Need a root block node'
+    assert error(target='/nonexistent/t', mode='existing') == "Could not open '/nonexistent/t': No such file or directory"
+    assert error(target='/nonexistent/t') == "Could not create '/nonexistent/t': No such file or directory"
+    assert error(format='foo') == "Unknown file format 'foo'"
+    assert error(format='foo', mode='existing') == "Unknown driver 'foo'"
+    assert error(format='null-co') == "Format driver 'null-co' does not support image creation"
+    assert error(format='raw', sync='top') == "Backing file not supported for file format 'raw'"
+    assert error(replaces='n1') == 'a node-name must be provided when replacing a named node of the graph'
+    assert error(replaces='zz', node_name='t') == "Failed to find node with node-name='zz'"
+    assert error(node_name='n1') == "Duplicate nodes with node-name='n1'"
+    assert error(node_name='1a') == "Invalid node-name: '1a'"
+    assert error(granularity=5) == "Parameter 'granularity' expects a value in range [512B, 64MB]"
+    assert error(sync='incremental') == "Sync mode 'incremental' not supported"
+    assert error(target=str(chain.files[2]), sync='none') == 'Error: Trying to create an image with the same filename as the backing file'
+    assert error(target=str(chain.files[2])) == 'Failed to get "write" lock'
+    assert error(job_id='1a') == "Invalid job ID '1a'"
+    assert error(speed=-1) == "Parameter 'speed' expects a non-negative value"
+    assert error(target='x:y', mode='existing') == "Unknown protocol 'x'"
+    assert path.read_text() == 'precious' and not (images / 't').exists()
+    assert [p.name for p in images.iterdir() if p.name.startswith('target')] == ['target']
+    assert 't' not in nodes(d)
