@@ -10,7 +10,11 @@
 #include "block/change.h"
 #include "block/io.h"
 #include "util/log.h"
+#include <errno.h>
 #include <string.h>
+
+/* How long what users have left may take to come to rest. */
+#define REST_NS INT64_C(1000000000)
 
 static CoMutex lock;
 
@@ -302,4 +306,93 @@ bool coroutine_fn chain_relink(const Node *n, const Node *overlay, Error **errp)
     const char *file = file_of(n);
 
     return !job_relink || !file || job_relink(file, overlay ? file_of(overlay) : NULL, errp);
+}
+
+const JobPivotJournal *job_pivot_journal;
+
+/* A time-out is no error. */
+static bool coroutine_fn come_to_rest(Node *n, bool for_good, int64_t deadline_ns, Error **errp)
+{
+    int ret = 0;
+
+    for (; n && ret == 0; n = n->file ? n->file->target : NULL) {
+        if (n->driver->come_to_rest && !atomic_load(&n->read_only)) {
+            Request r;
+
+            request_begin(&r, REQUEST_WRITE);
+            ret = n->driver->come_to_rest(n, &r, for_good, deadline_ns);
+            request_end(&r);
+        }
+        if (ret < 0 && ret != -ETIMEDOUT) {
+            error_set_errno(errp, -ret, n->name, "write", "Write to node '%s' failed", n->name);
+        }
+    }
+    return ret == 0;
+}
+
+static void flush_times(Node *n, bool on)
+{
+    while (n->file) {
+        n = n->file->target;
+    }
+    atomic_store(&n->flush_times, on);
+}
+
+bool coroutine_fn chain_pivot_begin(Node *from, Node *to, int64_t deadline_ns, bool *ret_recorded,
+                                    Error **errp)
+{
+    const char *from_file = file_of(from), *to_file = file_of(to);
+
+    *ret_recorded = false;
+    if (!job_pivot_journal || !from_file || !to_file) {
+        return true;
+    }
+    if (!come_to_rest(to, false, deadline_ns, errp) || !node_write_out(to, errp)) {
+        return false;
+    }
+    flush_times(to, true);
+    if (!job_pivot_journal->begin(from_file, to_file, ret_recorded, errp)) {
+        flush_times(to, false);
+        return false;
+    }
+    flush_times(to, *ret_recorded);
+    return true;
+}
+
+void coroutine_fn chain_pivot_done(Node *from, Node *to)
+{
+    const char *from_file = file_of(from), *to_file = file_of(to);
+    g_autoptr(Error) err = NULL;
+
+    if (!job_pivot_journal || !from_file || !to_file) {
+        return;
+    }
+    if (!come_to_rest(from, true, clock_ns() + REST_NS, &err)) {
+        log_info("%s: what its users left is still being written to", from->name);
+        g_clear_pointer(&err, error_free);
+    }
+    if (job_pivot_journal->done(from_file, to_file, &err)) {
+        flush_times(to, false);
+    } else {
+        log_error(
+            "the snapshot journal could not be told that the users of '%s' were moved to '%s': %s",
+            from_file, to_file, err->message);
+    }
+}
+
+bool coroutine_fn chain_pivot_give_up(Node *to, Error **errp)
+{
+    for (unsigned tries = 1;; tries++) {
+        g_autoptr(Error) err = NULL;
+
+        if (job_pivot_journal->give_up(file_of(to), &err)) {
+            flush_times(to, false);
+            return true;
+        }
+        if (tries == 5) {
+            error_move(errp, &err);
+            return false;
+        }
+        co_sleep_ns(tries * REST_NS / 10);
+    }
 }

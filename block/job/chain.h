@@ -52,6 +52,15 @@ bool coroutine_fn chain_relink(const Node *n, const Node *overlay, Error **errp)
 /* What a header shall call the disk in n, which has a filename: absolute.  Freed by the caller. */
 char *chain_full_name(const Node *n);
 
+/* The users of `from` are about to move to `to` (JobPivotJournal, job.h): with a journal `to` comes to rest and is made durable, and it is recorded.
+ * *ret_recorded: one of the others has to follow.  False without an error: it took longer than until clock_ns() passes the deadline. */
+bool coroutine_fn chain_pivot_begin(Node *from, Node *to, int64_t deadline_ns, bool *ret_recorded,
+                                    Error **errp);
+/* They have moved.  What goes wrong is logged. */
+void coroutine_fn chain_pivot_done(Node *from, Node *to);
+/* They have not; before anything is written to `to` again. */
+bool coroutine_fn chain_pivot_give_up(Node *to, Error **errp);
+
 /* The size of what is marked as a whole, for a disk of `size` bytes that is copied into n. */
 uint32_t chain_granularity(const Node *n, uint64_t size);
 

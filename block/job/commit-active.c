@@ -11,7 +11,8 @@
  *   pivot       writes into top are held (hold.c), those under way end, the rest is copied; then one instant moves all users of top to base.
  *               If that takes more than HOLD_NS, all goes on as before and it is tried again later: no guest waits longer than that
  *
- * With a snapshot journal base is durable, and the journal says that it is the disk now, before the pivot.
+ * With a snapshot journal base is durable before the pivot, and the journal knows which of the two is the disk, whenever the process ends
+ * (block/transaction/journal-pivot.c).
  */
 #include "commit.h"
 #include "converge.h"
@@ -47,31 +48,19 @@ static bool coroutine_fn catch_up(CommitJob *c, int64_t deadline)
     return true;
 }
 
-static bool coroutine_fn relink(CommitJob *c, bool forward, Error **errp)
-{
-    if (!job_relink) {
-        return true;
-    }
-    if (forward && !node_write_out(c->base, errp)) {
-        return false;
-    }
-    return chain_relink(c->base, forward ? NULL : c->last, errp);
-}
-
 /* True: done, unless *errp says that it never will be; false: try again. */
 static bool coroutine_fn try_pivot(CommitJob *c, bool move, Error **errp)
 {
-    int64_t deadline = clock_ns() + HOLD_NS;
+    int64_t deadline = clock_ns() + HOLD_NS, begun = deadline - HOLD_NS / 10;
     Change *change = change_new();
-    bool relinked = false, done;
+    bool recorded = false, done;
 
     change_add(change, c->top, c->base, NULL);
     change_arm(change);
     change_hold(change, deadline);
-    done = catch_up(c, deadline - HOLD_NS / 10);
+    done = catch_up(c, begun);
     if (done && move) {
-        relinked = relink(c, true, errp);
-        done = relinked && change_cut(change);
+        done = chain_pivot_begin(c->top, c->base, begun, &recorded, errp) && change_cut(change);
     }
     if (done && move) {
         c->pivoted = true;
@@ -79,12 +68,9 @@ static bool coroutine_fn try_pivot(CommitJob *c, bool move, Error **errp)
         change_fold(change);
     } else {
         change_disarm(change);
-        if (relinked) {
-            g_autoptr(Error) err = NULL;
-
-            if (!relink(c, false, &err)) {
-                log_error("%s", err->message);
-            }
+        if (recorded) {
+            /* Guests write to top again; base stays as it is until nobody takes it for the disk. */
+            chain_pivot_give_up(c->base, errp);
         }
     }
     change_free(change);
@@ -138,7 +124,13 @@ static bool coroutine_fn meet(CommitJob *c, bool move, int64_t give_up, Error **
     }
     converge_total(&c->copy);
     /* What a guest was told to be durable in top is so in base before anybody is told that top may go. */
-    return node_write_out(c->base, errp);
+    if (!node_write_out(c->base, errp)) {
+        return false;
+    }
+    if (move) {
+        chain_pivot_done(c->top, c->base);
+    }
+    return true;
 }
 
 /* ---- the job ---- */

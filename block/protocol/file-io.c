@@ -124,7 +124,11 @@ int coroutine_fn file_flush(Node *n, Request *r)
     FileState *s = n->state;
 
     (void)r;
-    return n->cache_no_flush ? 0 : co_fdatasync(s->fd);
+    if (n->cache_no_flush) {
+        return 0;
+    }
+    return atomic_load_explicit(&n->flush_times, memory_order_relaxed) ? co_fsync(s->fd)
+                                                                       : co_fdatasync(s->fd);
 }
 
 /* ---- space ---- */

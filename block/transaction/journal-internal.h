@@ -11,6 +11,7 @@
 #include "block/journal.h"
 #include "group.h"
 #include "util/coroutine.h"
+#include <sqlite3.h>
 
 bool journal_active(void);
 
@@ -45,7 +46,12 @@ char *coroutine_fn journal_check_internal(const GroupMember *m);
 
 /* JobRelink: a job merges chains.  Writes nothing if the journal knows nothing of `file`. */
 bool coroutine_fn journal_relink(const char *file, const char *overlay, Error **errp);
-/* At the start, when all groups are known. */
+/* The same row, for who is in the journal's thread. */
+bool relink_write(sqlite3 *db, const char *file, const FileIdentity *id, const char *overlay,
+                  int64_t at, Error **errp);
+/* At the start, when all groups are known: pivots before relinks.  What was in doubt is decided. */
+bool coroutine_fn journal_load_pivots(Error **errp);
+extern const struct JobPivotJournal journal_pivot;
 bool coroutine_fn journal_load_relinks(Error **errp);
 /* Does not wait. */
 void journal_settled(Group *g);

@@ -451,7 +451,7 @@ static bool coroutine_fn recover(Error **errp)
     for (guint i = 0; i < all->len; i++) {
         remember(g_ptr_array_index(all, i));
     }
-    return journal_load_relinks(errp);
+    return journal_load_pivots(errp) && journal_load_relinks(errp);
 }
 
 typedef struct Open {
@@ -487,6 +487,7 @@ bool coroutine_fn journal_open(const JournalOptions *options, Error **errp)
     }
     superseded_set_follow(options->follow);
     job_relink = journal_relink;
+    job_pivot_journal = &journal_pivot;
     if (!recover(errp)) {
         journal_close();
         return false;
@@ -500,5 +501,6 @@ void coroutine_fn journal_close(void)
         worker_run(WORKERS_CONTROL, close_on_worker, NULL);
         superseded_clear();
         job_relink = NULL;
+        job_pivot_journal = NULL;
     }
 }

@@ -36,16 +36,21 @@ static bool make_table(sqlite3 *db, Error **errp)
         "");
 }
 
-static bool write_relink(sqlite3 *db, void *opaque, Error **errp)
+bool relink_write(sqlite3 *db, const char *file, const FileIdentity *id, const char *overlay,
+                  int64_t at, Error **errp)
 {
-    const Relink *r = opaque;
-
     return make_table(db, errp) &&
            store_exec(db, errp,
                       "INSERT OR REPLACE INTO relinked (dev, ino, birth, file, overlay_file, at) "
                       "VALUES (?, ?, ?, ?, ?, ?)",
-                      "iiissi", (int64_t)r->id.dev, (int64_t)r->id.ino, r->id.birth, r->file,
-                      r->overlay, r->at);
+                      "iiissi", (int64_t)id->dev, (int64_t)id->ino, id->birth, file, overlay, at);
+}
+
+static bool write_relink(sqlite3 *db, void *opaque, Error **errp)
+{
+    const Relink *r = opaque;
+
+    return relink_write(db, r->file, &r->id, r->overlay, r->at, errp);
 }
 
 bool coroutine_fn journal_relink(const char *file, const char *overlay, Error **errp)

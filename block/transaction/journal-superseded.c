@@ -19,6 +19,8 @@ typedef struct Superseded {
     FileIdentity id;
     int64_t at;
     bool warned;
+    bool merged;     /* no group put an overlay on it: a job moved its users to overlay_file ... */
+    FilePrint print; /* ... when it was like this */
 } Superseded;
 
 static GHashTable *by_inode; /* ino -> GPtrArray of Superseded *, oldest first */
@@ -34,15 +36,12 @@ static void entry_free(gpointer p)
     g_free(s);
 }
 
-void superseded_add(const char *group, const char *file, const FileIdentity *id,
-                    const char *overlay_file, int64_t at)
+static Superseded *add(const char *group, const char *file, const FileIdentity *id,
+                       const char *overlay_file, int64_t at)
 {
     Superseded *s;
     GPtrArray *list;
 
-    if (!overlay_file || id->ino == 0) {
-        return;
-    }
     if (!by_inode) {
         by_inode = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free,
                                          (GDestroyNotify)g_ptr_array_unref);
@@ -59,6 +58,24 @@ void superseded_add(const char *group, const char *file, const FileIdentity *id,
     s->id = *id;
     s->at = at;
     g_ptr_array_add(list, s);
+    return s;
+}
+
+void superseded_add(const char *group, const char *file, const FileIdentity *id,
+                    const char *overlay_file, int64_t at)
+{
+    if (overlay_file && id->ino != 0) {
+        add(group, file, id, overlay_file, at);
+    }
+}
+
+void superseded_add_merged(const char *file, const FileIdentity *id, const char *into_file,
+                           const FilePrint *print, int64_t at)
+{
+    Superseded *s = add("", file, id, into_file, at);
+
+    s->merged = true;
+    s->print = *print;
 }
 
 bool superseded_has(const FileIdentity *id)
@@ -117,6 +134,33 @@ void superseded_clear(void)
     follow_on = false;
 }
 
+/* Has the file been made an overlay since? */
+static bool used_again(const Superseded *merged)
+{
+    GHashTableIter iter;
+    gpointer list;
+
+    g_hash_table_iter_init(&iter, by_inode);
+    while (g_hash_table_iter_next(&iter, NULL, &list)) {
+        for (guint i = 0; i < ((GPtrArray *)list)->len; i++) {
+            const Superseded *s = g_ptr_array_index((GPtrArray *)list, i);
+
+            if (s->at > merged->at && strcmp(s->overlay_file, merged->file) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Is it still what the job left?  Who makes an image anew in the same file, or writes to it otherwise, knows what he does. */
+static bool is_untouched(const Superseded *s)
+{
+    FilePrint now;
+
+    return file_print(s->file, &now) && file_print_equal(&now, &s->print) && !used_again(s);
+}
+
 /* The newest record of the file; NULL: none that counts. */
 static const Superseded *find(const char *file)
 {
@@ -130,13 +174,13 @@ static const Superseded *find(const char *file)
     for (guint i = list->len; i-- > 0;) {
         Superseded *s = g_ptr_array_index(list, i);
 
-        if (!file_identity_equal(&s->id, &id)) {
+        if (!file_identity_equal(&s->id, &id) || (s->merged && !is_untouched(s))) {
             continue;
         }
         if (access(s->overlay_file, F_OK) == 0) {
             return s;
         }
-        if (!s->warned) {
+        if (!s->warned && !s->merged) {
             s->warned = true;
             log_warn("snapshot group %s put '%s' on '%s', but the overlay is not there any more",
                      s->group, s->overlay_file, file);
@@ -236,10 +280,18 @@ bool superseded_check(const BlockdevOptions *o, BlockdevOptions **ret_instead, E
         return true;
     }
     top = top_of(s);
-    if (follow_on && top && !(o->driver == BLOCKDEV_DRIVER_QCOW2 && o->u.qcow2.backing)) {
+    if (follow_on && top && !top->merged &&
+        !(o->driver == BLOCKDEV_DRIVER_QCOW2 && o->u.qcow2.backing)) {
         log_info("'%s' was superseded by '%s' in snapshot group %s, which is opened instead", file,
                  top->overlay_file, top->group);
         return follow_to(o, top, ret_instead, errp);
+    }
+    if (s->merged) {
+        error_set(
+            errp, ERROR_BUSY, file, "open",
+            "Disk '%s' was merged into '%s', which its users were moved to: what is in it is old",
+            file, s->overlay_file);
+        return false;
     }
     error_set(errp, ERROR_BUSY, file, "open",
               "Disk '%s' was superseded by '%s' in snapshot group '%s': writing to it would damage "

@@ -172,6 +172,10 @@ struct BlockDriver {
     /* The same for who writes much and will flush: what was written since the last call is on its way to storage when it returns, what was
      * before has arrived there, nearly.  Keeps the cache from filling up. */
     void coroutine_fn (*write_behind)(Node *n);
+    /* Formats: all that follows by itself from requests that have ended is in the file n->file (not flushed) when it returns, so that nothing is written
+     * until the next write-like request.  for_good: none is expected; what was set aside for them goes back.  Nobody writes meanwhile.  -ETIMEDOUT:
+     * clock_ns() passed the deadline.  NULL: it always is so.  Control thread. */
+    int coroutine_fn (*come_to_rest)(Node *n, Request *r, bool for_good, int64_t deadline_ns);
     /* Formats: true if memory has changes of completed requests that the file below does not have yet.  Any thread, must not suspend. */
     bool (*unsaved)(Node *n);
     /* Protocols: which file it is; false: none.  Any thread, does not suspend. */

@@ -191,6 +191,18 @@ struct BlockJobInfoList *job_query_block(void);
 typedef bool coroutine_fn JobRelink(const char *file, const char *overlay, Error **errp);
 extern JobRelink *job_relink;
 
+/* A job is about to move all users of the disk in the file `from` to that in the file `to`.  NULL: nobody wants to know. */
+typedef struct JobPivotJournal {
+    /* Writes to `from` are held, both have the same data, `to` is durable and at rest (node_come_to_rest()).  Until one of the others has returned
+     * nothing but the users writes to `to`, and Node.flush_times is set for it.  *ret_recorded: one of the others has to follow. */
+    bool coroutine_fn (*begin)(const char *from, const char *to, bool *ret_recorded, Error **errp);
+    /* They have been moved; `from` is at rest.  On failure it stays in doubt, but comes out right after a crash. */
+    bool coroutine_fn (*done)(const char *from, const char *to, Error **errp);
+    /* They have not. */
+    bool coroutine_fn (*give_up)(const char *to, Error **errp);
+} JobPivotJournal;
+extern const JobPivotJournal *job_pivot_journal;
+
 /* ---- the jobs ---- */
 
 struct BlockCommitArg;

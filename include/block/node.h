@@ -159,6 +159,8 @@ struct Node {
     GQueue gate_held; /* requests that wait at the gate */
     int64_t gate_deadline;
     _Atomic(Recorders *) recorders; /* dirty bitmaps that record it (dirty-bitmap.c); NULL: none */
+    _Atomic bool
+        flush_times; /* protocols: a flush makes the file's times durable, too (journal-pivot.c) */
     _Atomic int64_t pace_ns, pace_until; /* by how much writes are slowed down, and how long */
     _Atomic(struct WriteFollower *)
         follower;       /* who does more before a write ends (dirty-bitmap.h) */

@@ -333,6 +333,34 @@ static bool all_written(Qcow2 *q)
     return done;
 }
 
+static bool at_rest(Qcow2 *q)
+{
+    bool idle;
+
+    pthread_mutex_lock(&q->lock);
+    idle = !q->keeper_running;
+    pthread_mutex_unlock(&q->lock);
+    return idle && all_written(q) && !qcow2_unsaved(q->node);
+}
+
+int coroutine_fn qcow2_come_to_rest(Node *n, Request *r, bool for_good, int64_t deadline_ns)
+{
+    Qcow2 *q = qcow2_of(n);
+
+    /* By housekeeping, which may have begun: it has taken what it works on off the lists. */
+    while (!at_rest(q)) {
+        if (clock_ns() >= deadline_ns) {
+            return -ETIMEDOUT;
+        }
+        keeper_kick(q, true);
+        co_sleep_ns(200000);
+    }
+    if (for_good) {
+        file_trim(q, r);
+    }
+    return 0;
+}
+
 int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r)
 {
     int64_t deadline =

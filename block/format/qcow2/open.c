@@ -352,6 +352,7 @@ const BlockDriver driver_qcow2 = {
     .copy_up = qcow2_copy_up,
     .flush = qcow2_flush,
     .unsaved = qcow2_unsaved,
+    .come_to_rest = qcow2_come_to_rest,
     .warm_up = qcow2_warm_up,
     .truncate = qcow2_truncate,
     .block_status = qcow2_block_status,

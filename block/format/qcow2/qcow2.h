@@ -388,6 +388,7 @@ void keeper_kick(Qcow2 *q, bool writeback);
 /* Control thread: no housekeeping any more. */
 void coroutine_fn keeper_stop(Qcow2 *q);
 /* Brings everything into the file, drops included.  No requests run, or none that write. */
+int coroutine_fn qcow2_come_to_rest(Node *n, Request *r, bool for_good, int64_t deadline_ns);
 int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r);
 
 /* ---- internal snapshots (snapshots.c, snapshot-draft.c, snapshot-store.c) ---- */
