@@ -66,16 +66,26 @@ void coroutine_fn node_ro_commit(Node *top)
 
 /* ---- the way back ---- */
 
+static void add_read_only(GPtrArray *list, const Node *top, Node *n)
+{
+    if (atomic_load(&n->read_only) && (n == top || !n->monitor_owned)) {
+        g_ptr_array_add(list, n);
+    }
+    for (guint i = 0; i < n->children->len; i++) {
+        const Edge *e = g_ptr_array_index(n->children, i);
+
+        if (e == n->file || e->role == EDGE_STORAGE) {
+            add_read_only(list, top, e->target);
+        }
+    }
+}
+
 /* Nodes of n's storage, n first, that have to become writable with it. */
 static GPtrArray *read_only_below(Node *n)
 {
     GPtrArray *list = g_ptr_array_new();
 
-    for (Node *p = n; p; p = p->file ? p->file->target : NULL) {
-        if (atomic_load(&p->read_only) && (p == n || !p->monitor_owned)) {
-            g_ptr_array_add(list, p);
-        }
-    }
+    add_read_only(list, n, n);
     return list;
 }
 

@@ -111,6 +111,18 @@ static bool coroutine_fn go_on(void *opaque)
     return job_point(opaque);
 }
 
+#define CREATE_PERM   (PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE)
+#define CREATE_SHARED (PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED)
+
+/* What a header calls the file of n: relative names in headers are relative to the image, not to us. */
+static char *recorded_name(const Node *n)
+{
+    const char *name = n->filename ? n->filename : "";
+
+    return strchr(name, ':') || g_path_is_absolute(name) ? g_strdup(name)
+                                                         : g_canonicalize_filename(name, NULL);
+}
+
 static bool coroutine_fn create_qcow2(Job *j, const BlockdevCreateOptionsQcow2 *o, Error **errp)
 {
     static const CreateSpace spaces[] = {
@@ -129,10 +141,12 @@ static bool coroutine_fn create_qcow2(Job *j, const BlockdevCreateOptionsQcow2 *
         .lazy_refcounts = o->has_lazy_refcounts && o->lazy_refcounts,
         .zstd = o->has_compression_type && o->compression_type == QCOW2_COMPRESSION_TYPE_ZSTD,
         .space = spaces[o->has_preallocation ? o->preallocation : PREALLOC_MODE_OFF],
+        .data_file_raw = o->has_data_file_raw && o->data_file_raw,
         .go_on = go_on,
         .go_on_opaque = j,
     };
-    g_autoptr(Node) file = NULL;
+    g_autoptr(Node) file = NULL, data = NULL;
+    g_autofree char *data_name = NULL;
     Edge *e;
 
     if (o->size % 512) {
@@ -150,8 +164,18 @@ static bool coroutine_fn create_qcow2(Job *j, const BlockdevCreateOptionsQcow2 *
     if (!file) {
         return false;
     }
-    e = job_add_node(j, file, "file", PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
-                     PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
+    e = job_add_node(j, file, "file", CREATE_PERM, CREATE_SHARED, errp);
+    if (e && o->data_file) {
+        data = open_file(o->data_file, errp);
+        if (!data) {
+            return false;
+        }
+        spec.data_file_name = data_name = recorded_name(data);
+        spec.data_file = job_add_node(j, data, "data-file", CREATE_PERM, CREATE_SHARED, errp);
+        if (!spec.data_file) {
+            return false;
+        }
+    }
     return e && format(e, driver_find("qcow2"), &spec, errp);
 }
 

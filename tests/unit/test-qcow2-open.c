@@ -113,7 +113,7 @@ static const Bad bad[] = {
     {{{72, 1 << 5, 8}, {121, 5, 1}},
      "Unsupported qcow2 feature(s): dirty bit",
      false}, /* its name for bit 5 */
-    {{{72, 4, 8}}, "Unsupported qcow2 feature(s): external data file", false},
+    {{{72, 4, 8}}, "'data-file' is required for this image", false},
     {{{72, 16, 8}}, "Unsupported qcow2 feature(s): extended L2 entries", false},
     {{{104, 1, 1}}, "qcow2: Compression type incompatible feature bit must be set", false},
     {{{72, 8, 8}}, "qcow2: Compression type incompatible feature bit must not be set", false},

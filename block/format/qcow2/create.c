@@ -26,7 +26,8 @@ typedef struct Layout {
     uint64_t l1_entries, l1_clusters;
     uint64_t blocks, reft_clusters;
     uint64_t l2_tables, data; /* clusters allocated in advance; 0: none */
-    uint64_t clusters;        /* all */
+    uint64_t clusters;        /* all of the file */
+    bool external;            /* data is in another one */
 } Layout;
 
 /* What other values than the defaults may be, and together with which. */
@@ -47,6 +48,13 @@ static bool check_features(const CreateSpec *spec, Layout *l, Error **errp)
     } else if (l->version < 3 && spec->zstd) {
         text = "Non-zlib compression type is only supported with compatibility level 1.1 and above "
                "(use version=v3 or greater)";
+    } else if (l->version < 3 && spec->data_file) {
+        text = "External data files are only supported with compatibility level 1.1 and above (use "
+               "version=v3 or greater)";
+    } else if (spec->data_file_raw && !spec->data_file) {
+        text = "data-file-raw requires data-file";
+    } else if (spec->data_file_raw && spec->backing_file) {
+        text = "Backing file and data-file-raw cannot be used at the same time";
     } else if (spec->backing_format && !spec->backing_file) {
         text = "Backing format cannot be used without backing file";
     } else if (spec->backing_file && spec->space != CREATE_SPACE_NONE) {
@@ -97,11 +105,12 @@ static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Erro
     }
     l.l1_entries = div_up(size, covers);
     l.l1_clusters = div_up(l.l1_entries * 8, cluster);
-    if (spec->space != CREATE_SPACE_NONE) {
+    if (spec->space != CREATE_SPACE_NONE || spec->data_file_raw) {
         l.l2_tables = l.l1_entries;
         l.data = div_up(size, cluster);
     }
-    content = 1 + l.l1_clusters + l.l2_tables + l.data;
+    l.external = spec->data_file;
+    content = 1 + l.l1_clusters + l.l2_tables + (l.external ? 0 : l.data);
     per_block = cluster * 8 >> l.refcount_order;
     do {
         l.clusters = content + l.reft_clusters + l.blocks;
@@ -131,7 +140,7 @@ static uint64_t l2_cluster(const Layout *l)
 }
 static uint64_t data_cluster(const Layout *l)
 {
-    return l2_cluster(l) + l->l2_tables;
+    return l->external ? 0 : l2_cluster(l) + l->l2_tables;
 }
 
 static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l, uint8_t **ret,
@@ -141,6 +150,7 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
              name_len = spec->backing_file ? strlen(spec->backing_file) : 0;
     Qcow2Header h;
     uint64_t used;
+    guint required;
     bool ok;
 
     header_init(&h);
@@ -151,7 +161,7 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
     h.header_length = l->version < 3 ? QCOW2_V2_HEADER : QCOW2_OUR_HEADER;
     h.compatible = spec->lazy_refcounts ? COMPAT_LAZY : 0;
     if (spec->zstd) {
-        h.incompatible = INCOMPAT_COMPRESSION;
+        h.incompatible |= INCOMPAT_COMPRESSION;
         h.compression = QCOW2_ZSTD;
     }
     h.reft_offset = host(cluster);
@@ -167,15 +177,21 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
         uuid_from_text(spec->group_uuid, uuid);
         header_add_group(&h, uuid);
     }
+    if (spec->data_file) {
+        h.incompatible |= INCOMPAT_DATA_FILE;
+        h.autoclear = spec->data_file_raw ? AUTOCLEAR_RAW_DATA : 0;
+        header_add_data_file(&h, spec->data_file_name);
+    }
+    required = h.extensions->len;
     if (l->version >= 3) {
         header_add_feature_names(&h);
     }
     if (header_length_with_extensions(&h) + name_len > cluster) {
         /* The table of names is a courtesy; tiny clusters have no room for it. */
-        for (guint i = 0; i < h.extensions->len; i++) {
+        for (guint i = required; i < h.extensions->len; i++) {
             g_free(g_array_index(h.extensions, HeaderExtension, i).data);
         }
-        g_array_set_size(h.extensions, 0);
+        g_array_set_size(h.extensions, required);
     }
     used = header_length_with_extensions(&h);
     ok = name_len <= QCOW2_MAX_BACKING_NAME && used + name_len <= cluster &&
@@ -185,6 +201,9 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
         *ret_len = (used + name_len + SECTOR - 1) & ~(size_t)(SECTOR - 1);
         *ret = g_malloc0(*ret_len);
         header_build(&h, *ret);
+    } else if (!spec->backing_file) {
+        error_set(errp, ERROR_LIMIT, "qcow2", "create",
+                  "The name of the data file is too long: '%s'", spec->data_file_name);
     } else {
         error_set(errp, ERROR_LIMIT, "qcow2", "create",
                   "Could not assign backing file '%s' with format '%s'", spec->backing_file,
@@ -271,10 +290,10 @@ static int coroutine_fn write_counts(Edge *file, Request *r, const CreateSpec *s
     return 0;
 }
 
-/* The space of the data, which reads as zeroes already. */
-static int coroutine_fn take_space(Edge *file, Request *r, const CreateSpec *spec, const Layout *l)
+/* The space of the data in [at, end), which reads as zeroes already. */
+static int coroutine_fn take_space(Edge *file, Request *r, const CreateSpec *spec, uint64_t at,
+                                   uint64_t end)
 {
-    uint64_t at = data_cluster(l) << l->cluster_bits, end = l->clusters << l->cluster_bits;
     bool full = spec->space == CREATE_SPACE_FULL;
     g_autofree uint8_t *zeroes = full ? g_malloc0(PIECE) : NULL;
 
@@ -294,7 +313,8 @@ static int coroutine_fn take_space(Edge *file, Request *r, const CreateSpec *spe
     return 0;
 }
 
-static int coroutine_fn write_parts(Edge *file, Request *r, const CreateSpec *spec, const Layout *l)
+static int coroutine_fn write_parts(Edge *file, Request *r, const CreateSpec *spec, const Layout *l,
+                                    uint64_t size, const uint64_t *data_from)
 {
     int ret = write_table(file, r, spec, l, 1, l->blocks, block_cluster(l), 0);
 
@@ -309,7 +329,28 @@ static int coroutine_fn write_parts(Edge *file, Request *r, const CreateSpec *sp
         ret = write_table(file, r, spec, l, l2_cluster(l), l->data, data_cluster(l), ENTRY_COPIED);
     }
     if (ret == 0 && (spec->space == CREATE_SPACE_RESERVED || spec->space == CREATE_SPACE_FULL)) {
-        ret = take_space(file, r, spec, l);
+        ret = l->external ? take_space(spec->data_file, r, spec, *data_from, size)
+                          : take_space(file, r, spec, data_cluster(l) << l->cluster_bits,
+                                       l->clusters << l->cluster_bits);
+    }
+    return ret;
+}
+
+/* The data file gets the disk's size.  *ret_from: what is behind it is new.  What a raw one has stays; another one has nothing that counts. */
+static int coroutine_fn prepare_data_file(Request *r, const CreateSpec *spec, uint64_t size,
+                                          uint64_t *ret_from)
+{
+    int ret = 0;
+
+    if (!spec->data_file) {
+        return 0;
+    }
+    if (!spec->data_file_raw && spec->space != CREATE_SPACE_NONE) {
+        ret = edge_truncate(spec->data_file, r, 0, true);
+    }
+    *ret_from = MIN(edge_size(spec->data_file, r), size);
+    if (ret == 0 && edge_size(spec->data_file, r) < size) {
+        ret = edge_truncate(spec->data_file, r, size, false);
     }
     return ret;
 }
@@ -320,6 +361,7 @@ bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp)
                         ? spec->size
                         : (spec->size + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
     g_autofree uint8_t *header = NULL;
+    uint64_t data_from = 0;
     size_t header_len;
     Layout l;
     Request r;
@@ -332,7 +374,13 @@ bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp)
     request_begin(&r, REQUEST_WRITE);
     ret = edge_truncate(file, &r, l.clusters << l.cluster_bits, false);
     if (ret == 0) {
-        ret = write_parts(file, &r, spec, &l);
+        ret = prepare_data_file(&r, spec, size, &data_from);
+    }
+    if (ret == 0) {
+        ret = write_parts(file, &r, spec, &l, size, &data_from);
+    }
+    if (ret == 0 && spec->data_file) {
+        ret = edge_flush(spec->data_file, &r);
     }
     if (ret == 0) {
         ret = edge_pwrite(file, &r, guest(0), header, header_len, 0);

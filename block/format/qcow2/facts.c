@@ -48,6 +48,9 @@ static ImageInfoSpecific *specific(const Qcow2 *q)
         v->lazy_refcounts = q->header.compatible & COMPAT_LAZY;
         v->has_corrupt = true;
         v->corrupt = atomic_load(&((Qcow2 *)q)->corrupt);
+        v->data_file = data_file_name(&q->header);
+        v->has_data_file_raw = q->external;
+        v->data_file_raw = q->raw_data;
         v->has_extended_l2 = true;
         v->extended_l2 = false;
         v->bitmaps = stored_bitmaps(q);

@@ -105,9 +105,12 @@ static void copy_everything(Qcow2 *q, WriteBack *w)
     copy_tables(q, &w->blocks, blocks);
 }
 
+/* With the data that mappings refer to, wherever it is. */
 static int coroutine_fn flush_file(Qcow2 *q, Request *r)
 {
-    return edge_flush(q->file, r);
+    int ret = q->external ? edge_flush(q->data, r) : 0;
+
+    return ret < 0 ? ret : edge_flush(q->file, r);
 }
 
 /* The refcount table, after its blocks. */
@@ -235,7 +238,7 @@ int coroutine_fn qcow2_flush(Node *n, Request *r)
     /* Nothing but data since the last time: the caller flushes the file. */
     if (atomic_load_explicit(&q->meta_done, memory_order_acquire) ==
         atomic_load_explicit(&q->meta_gen, memory_order_acquire)) {
-        return 0;
+        return q->external ? edge_flush(q->data, r) : 0;
     }
     return qcow2_write_back(q, r);
 }

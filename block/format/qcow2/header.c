@@ -324,6 +324,10 @@ static bool refuse(Error **errp, const char *text)
 
 static bool check_writable(const Qcow2Header *h, Error **errp)
 {
+    if (h->incompatible & INCOMPAT_DATA_FILE && h->nb_snapshots > 0) {
+        return refuse(errp, "qcow2: Internal snapshots of an image with an external data file; "
+                            "cannot be opened read/write");
+    }
     if (h->incompatible & INCOMPAT_CORRUPT) {
         error_set(errp, ERROR_CORRUPT, NULL, "open",
                   "qcow2: Image is corrupt; cannot be opened read/write");
@@ -343,9 +347,6 @@ bool header_check_supported(const Qcow2Header *h, bool writable, Error **errp)
 
         error_set(errp, ERROR_UNSUPPORTED, NULL, "open", "Unsupported qcow2 feature(s): %s", names);
         return false;
-    }
-    if (h->incompatible & INCOMPAT_DATA_FILE) {
-        return refuse(errp, "Unsupported qcow2 feature(s): external data file");
     }
     if (h->incompatible & INCOMPAT_EXTENDED_L2) {
         return refuse(errp, "Unsupported qcow2 feature(s): extended L2 entries");
@@ -392,6 +393,14 @@ void header_add_feature_names(Qcow2Header *h)
 void header_add_group(Qcow2Header *h, const uint8_t *uuid)
 {
     HeaderExtension e = {.type = EXT_SNAPSHOT_GROUP, .len = 16, .data = g_memdup2(uuid, 16)};
+
+    g_array_append_val(h->extensions, e);
+}
+
+void header_add_data_file(Qcow2Header *h, const char *name)
+{
+    HeaderExtension e = {
+        .type = EXT_DATA_FILE, .len = strlen(name), .data = g_memdup2(name, strlen(name))};
 
     g_array_append_val(h->extensions, e);
 }

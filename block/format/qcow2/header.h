@@ -61,6 +61,8 @@ void header_add_feature_names(Qcow2Header *h);
 
 /* Adds the UUID (16 bytes) of the snapshot group that the image is made for. */
 void header_add_group(Qcow2Header *h, const uint8_t *uuid);
+/* Adds the name of the external data file. */
+void header_add_data_file(Qcow2Header *h, const char *name);
 /* True if the image was made for that group. */
 bool header_has_group(const Qcow2Header *h, const uint8_t *uuid);
 

@@ -10,9 +10,12 @@
 bool entry_decode(const Qcow2 *q, uint64_t entry, Mapping *ret)
 {
     uint64_t offset = entry & ENTRY_OFFSET_MASK;
-    bool zero = entry & ENTRY_ZERO;
+    bool zero = entry & ENTRY_ZERO, there;
 
     if (entry & ENTRY_COMPRESSED) {
+        if (q->external) {
+            return false;
+        }
         *ret = (Mapping){.type = MAP_COMPRESSED, .entry = entry};
         return true;
     }
@@ -20,9 +23,11 @@ bool entry_decode(const Qcow2 *q, uint64_t entry, Mapping *ret)
     if ((zero && q->version < 3) || in_cluster(q, offset)) {
         return false;
     }
+    /* The first cluster of an external data file is one like any other. */
+    there = offset || (q->external && !zero && entry & ENTRY_COPIED);
     *ret = (Mapping){
-        .type = offset ? (zero ? MAP_ZERO_ALLOC : MAP_DATA) : (zero ? MAP_ZERO : MAP_UNALLOCATED),
-        .copied = offset && (entry & ENTRY_COPIED),
+        .type = there ? (zero ? MAP_ZERO_ALLOC : MAP_DATA) : (zero ? MAP_ZERO : MAP_UNALLOCATED),
+        .copied = there && (entry & ENTRY_COPIED),
         .host = host(offset),
     };
     return true;
@@ -53,6 +58,13 @@ static uint64_t table_rest(const Qcow2 *q, uint64_t offset)
     return covers - (offset & (covers - 1));
 }
 
+/* In an external data file a guest cluster can be in one place only. */
+static bool in_its_place(const Qcow2 *q, uint64_t offset, const Mapping *m)
+{
+    return G_LIKELY(!q->external) || (m->type != MAP_DATA && m->type != MAP_ZERO_ALLOC) ||
+           m->host.v == cluster_floor(q, offset);
+}
+
 typedef enum Look { LOOK_FOUND, LOOK_ABSENT, LOOK_BAD } Look;
 
 static Look look(Qcow2 *q, uint64_t offset, uint64_t bytes, Mapping *ret)
@@ -76,7 +88,7 @@ static Look look(Qcow2 *q, uint64_t offset, uint64_t bytes, Mapping *ret)
         if (!atomic_load_explicit(&l2->recent, memory_order_relaxed)) {
             atomic_store_explicit(&l2->recent, true, memory_order_relaxed);
         }
-        if (entry_decode(q, table_entry(&l2->t, i), ret)) {
+        if (entry_decode(q, table_entry(&l2->t, i), ret) && in_its_place(q, offset, ret)) {
             ret->bytes = q->cluster_size - into;
             extend(q, &l2->t, i, bytes, ret);
             ret->host = host_add(ret->host, into);

@@ -174,7 +174,8 @@ bool coroutine_fn qcow2_open_writable(Qcow2 *q, Request *r, Error **errp)
 
 bool coroutine_fn qcow2_clear_autoclear(Qcow2 *q, Request *r, Error **errp)
 {
-    uint64_t keep = q->stored->len > 0 ? AUTOCLEAR_BITMAPS : 0;
+    uint64_t keep =
+        (q->stored->len > 0 ? AUTOCLEAR_BITMAPS : 0) | (q->raw_data ? AUTOCLEAR_RAW_DATA : 0);
     int ret = q->header.autoclear & ~keep
                   ? header_write_bits(q, r, q->header.incompatible, q->header.autoclear & keep)
                   : 0;
@@ -222,13 +223,13 @@ static bool coroutine_fn qcow2_open(Node *n, const BlockdevOptions *options, Err
         qcow2_state_free(q);
         return false;
     }
-    q->file = n->file;
+    q->file = q->data = n->file;
     if (n->auto_read_only && atomic_load(&n->file->target->read_only)) {
         atomic_store(&n->read_only, true);
     }
     writable = !atomic_load(&n->read_only);
     request_begin(&r, REQUEST_WRITE);
-    ok = qcow2_load(q, &r, options, writable, errp) &&
+    ok = qcow2_load(q, &r, options, writable, errp) && data_file_open(q, options, errp) &&
          (!writable || qcow2_clear_autoclear(q, &r, errp));
     request_end(&r);
     if (ok) {

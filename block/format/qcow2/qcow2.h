@@ -115,6 +115,10 @@ typedef struct Qcow2Options {
 typedef struct Qcow2 {
     Node *node;
     Edge *file; /* the file that this state belongs to; node->file once it is in use */
+    Edge *data; /* where guest clusters are: the external data file, or `file` */
+    bool
+        external; /* there is one: each guest cluster is at its own offset in it, has no refcount and is never moved */
+    bool raw_data; /* and it reads the same as the disk, without the image */
     /* ---- constant after open ---- */
     unsigned version, cluster_bits, refcount_order;
     uint64_t cluster_size;
@@ -476,6 +480,23 @@ int coroutine_fn host_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector
 /* Bytes [from, from + iov->size) of a compressed cluster. */
 int coroutine_fn qcow2_read_compressed(Qcow2 *q, Request *r, uint64_t entry, uint64_t from,
                                        const IoVector *iov, unsigned flags);
+
+/* ---- external data files (data-file.c) ---- */
+
+/* Opens what the header or the options say, as the node's child "data-file"; sets q->data and q->external. */
+bool coroutine_fn data_file_open(Qcow2 *q, const struct BlockdevOptions *options, Error **errp);
+/* Another state of the node, with the same data file. */
+bool data_file_take(Qcow2 *q, const Qcow2 *from, Error **errp);
+/* The name that the header has for it; NULL: none.  Freed by the caller. */
+char *data_file_name(const Qcow2Header *h);
+/* Reads guest data from where it is. */
+int coroutine_fn data_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector *iov,
+                             unsigned flags);
+/* External data file: makes it at least `end` bytes long. */
+int coroutine_fn data_file_grow(Qcow2 *q, Request *r, uint64_t end);
+/* External data file: the guest range will read as zeroes, or what it has is of no interest any more.  Before the mapping says so. */
+int coroutine_fn data_file_wipe(Qcow2 *q, Request *r, uint64_t start, uint64_t end, bool zeroes,
+                                bool unmap);
 
 bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp);
 bool qcow2_facts(Node *n, ImageFacts *ret_facts, Error **errp);

@@ -53,7 +53,7 @@ static int coroutine_fn read_mapped(Node *n, Request *r, uint64_t offset, const 
 
     switch (m->type) {
     case MAP_DATA:
-        return host_preadv(q, r, m->host, iov, flags);
+        return data_preadv(q, r, m->host, iov, flags);
     case MAP_UNALLOCATED:
         return backing_preadv(n, r, guest(offset), iov, flags);
     case MAP_COMPRESSED:

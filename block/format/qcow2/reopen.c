@@ -98,7 +98,8 @@ static bool coroutine_fn load(Node *n, Reopen *r, Request *request, Error **errp
         s->fresh = qcow2_state_new(n);
         s->fresh->file = r->file;
         s->fresh->opt = s->opt;
-        return qcow2_load(s->fresh, request, r->options, !r->read_only, errp);
+        return qcow2_load(s->fresh, request, r->options, !r->read_only, errp) &&
+               data_file_take(s->fresh, q, errp);
     }
     if (r->read_only || is_writable(n) || q->reft.data) {
         return true;

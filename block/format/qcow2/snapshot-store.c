@@ -316,6 +316,9 @@ static int coroutine_fn snapshot_begin(Node *node, const char *name, InternalSna
     if (atomic_load(&q->corrupt)) {
         return -EIO;
     }
+    if (q->external) {
+        return -ENOTSUP; /* there is one place only for each guest cluster */
+    }
     if (q->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
         return -EFBIG;
     }

@@ -4,17 +4,20 @@
  */
 #include "qcow2.h"
 
-static int status_of(const Mapping *m)
+static int status_of(const Qcow2 *q, const Mapping *m)
 {
+    /* A place in the data file is none in the file that is asked for. */
+    int placed = q->external ? 0 : STATUS_OFFSET_VALID;
+
     switch (m->type) {
     case MAP_UNALLOCATED:
         return 0;
     case MAP_ZERO:
         return STATUS_ZERO | STATUS_ALLOCATED;
     case MAP_ZERO_ALLOC:
-        return STATUS_ZERO | STATUS_ALLOCATED | STATUS_OFFSET_VALID;
+        return STATUS_ZERO | STATUS_ALLOCATED | placed;
     case MAP_DATA:
-        return STATUS_DATA | STATUS_ALLOCATED | STATUS_OFFSET_VALID;
+        return STATUS_DATA | STATUS_ALLOCATED | placed;
     case MAP_COMPRESSED:
         break;
     }
@@ -34,7 +37,7 @@ int coroutine_fn qcow2_block_status(Node *n, Request *r, GuestOffset offset, uin
     (void)precise;
     /* What has no place in the file goes on over the ends of tables, and compressed clusters over one another. */
     for (done = m.bytes; ret == 0 && done < bytes; done += next.bytes) {
-        if (status_of(&m) & STATUS_OFFSET_VALID) {
+        if (status_of(q, &m) & STATUS_OFFSET_VALID) {
             break;
         }
         ret = qcow2_lookup(n, r, offset.v + done, bytes - done, flags, &next);
@@ -50,5 +53,5 @@ int coroutine_fn qcow2_block_status(Node *n, Request *r, GuestOffset offset, uin
     if (ret_map) {
         *ret_map = m.host;
     }
-    return status_of(&m);
+    return status_of(q, &m);
 }

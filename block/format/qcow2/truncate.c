@@ -105,6 +105,9 @@ static int coroutine_fn shrink(Node *n, Request *r, uint64_t now, uint64_t size)
 
     atomic_store_explicit(&n->size, size, memory_order_release);
     ret = qcow2_cut(n, r, size, now);
+    if (ret == 0 && q->raw_data) {
+        ret = edge_truncate(q->data, r, size, true);
+    }
     co_mutex_lock(&q->flush_lock);
     if (ret == 0) {
         ret = write_back_locked(q, r);
@@ -154,6 +157,19 @@ static int coroutine_fn zero_new_space(Node *n, Request *r, uint64_t from, uint6
     return ret;
 }
 
+/* A raw one must not show what it has behind the end so far. */
+static int coroutine_fn grow_data_file(Node *n, Request *r, uint64_t from, uint64_t to)
+{
+    Qcow2 *q = qcow2_of(n);
+    uint64_t have = MIN(edge_size(q->data, r), to);
+    int ret = data_file_grow(q, r, to);
+
+    if (ret == 0 && q->raw_data && have > from) {
+        ret = edge_pwrite_zeroes(q->data, r, guest(from), have - from, REQ_MAY_UNMAP);
+    }
+    return ret;
+}
+
 int coroutine_fn qcow2_truncate(Node *n, Request *r, uint64_t size, bool exact)
 {
     Qcow2 *q = qcow2_of(n);
@@ -177,9 +193,12 @@ int coroutine_fn qcow2_truncate(Node *n, Request *r, uint64_t size, bool exact)
     } else if (size == now) {
         ret = 0;
     } else {
-        co_mutex_lock(&q->flush_lock);
-        ret = grow_locked(n, r, size);
-        co_mutex_unlock(&q->flush_lock);
+        ret = q->external ? grow_data_file(n, r, now, size) : 0;
+        if (ret == 0) {
+            co_mutex_lock(&q->flush_lock);
+            ret = grow_locked(n, r, size);
+            co_mutex_unlock(&q->flush_lock);
+        }
         if (ret == 0) {
             ret = zero_new_space(n, r, now, size);
         }

@@ -35,7 +35,7 @@ uint64_t entry_clusters(const Qcow2 *q, uint64_t entry, ClusterIndex *ret_first)
 {
     Mapping m;
 
-    if (!entry_decode(q, entry, &m)) {
+    if (q->external || !entry_decode(q, entry, &m)) {
         return 0;
     }
     if (m.type == MAP_DATA || m.type == MAP_ZERO_ALLOC) {

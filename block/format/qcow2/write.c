@@ -30,6 +30,11 @@ static bool in_place(const Mapping *m)
 
 static int coroutine_fn write_in_place(Qcow2 *q, Request *r, HostOffset at, const IoVector *iov)
 {
+    if (G_UNLIKELY(q->external)) {
+        int ret = data_file_grow(q, r, at.v + iov->size);
+
+        return ret < 0 ? ret : edge_pwritev(q->data, r, host_to_child(at), iov, 0);
+    }
     if (G_UNLIKELY(overlap_check(q, at, iov->size))) {
         return qcow2_corrupt(
             q, r, "A write of guest data would overwrite metadata at 0x%" G_GINT64_MODIFIER "x",
@@ -83,7 +88,7 @@ static int coroutine_fn read_old(Allocation *a, uint64_t offset, uint8_t *buf, s
     case MAP_UNALLOCATED:
         return backing_preadv(a->node, a->r, guest(offset), &v, REQ_COPY);
     case MAP_DATA:
-        return host_preadv(q, a->r, host(a->old.host.v + offset - a->offset), &v, 0);
+        return data_preadv(q, a->r, host(a->old.host.v + offset - a->offset), &v, 0);
     case MAP_COMPRESSED:
         return qcow2_read_compressed(q, a->r, a->old.entry, in_cluster(q, offset), &v, 0);
     case MAP_ZERO:
@@ -166,7 +171,7 @@ static int coroutine_fn write_data(Allocation *a, const IoVector *data)
     IoVector all;
 
     if (!a->head_buf && !a->tail_buf) {
-        return edge_pwritev(a->q->file, a->r, host_to_child(at), data, 0);
+        return edge_pwritev(a->q->data, a->r, host_to_child(at), data, 0);
     }
     if (data->niov + 2 > G_N_ELEMENTS(local)) {
         v = heap = g_new(struct iovec, data->niov + 2);
@@ -181,7 +186,7 @@ static int coroutine_fn write_data(Allocation *a, const IoVector *data)
         v[n++] = (struct iovec){a->tail_buf, a->tail};
     }
     iov_init_external(&all, v, n);
-    return edge_pwritev(a->q->file, a->r, host_to_child(at), &all, 0);
+    return edge_pwritev(a->q->data, a->r, host_to_child(at), &all, 0);
 }
 
 /* Step 5. */
@@ -231,7 +236,10 @@ static int coroutine_fn allocate_and_write(Allocation *a, const IoVector *iov, s
     if (ret < 0) {
         return ret;
     }
-    if (a->old.type == MAP_ZERO_ALLOC && a->old.copied) {
+    if (q->external) {
+        a->first = (ClusterIndex){a->offset >> q->cluster_bits};
+        a->count = want;
+    } else if (a->old.type == MAP_ZERO_ALLOC && a->old.copied) {
         a->first = cluster_of(a->old.host, q->cluster_bits);
         a->count = want;
         if (overlap_check(q, cluster_start(a->first, q->cluster_bits), want << q->cluster_bits)) {
@@ -252,8 +260,12 @@ static int coroutine_fn allocate_and_write(Allocation *a, const IoVector *iov, s
     a->bytes = MIN(a->bytes, (a->count << q->cluster_bits) - a->head);
     end = a->offset + a->bytes;
     a->tail = cluster_ceil(q, end) - end;
-
-    ret = prepare_copies(a);
+    if (q->external) {
+        /* It ends where the disk ends. */
+        a->tail = MIN(end + a->tail, MAX(end, atomic_load(&a->node->size))) - end;
+        ret = data_file_grow(q, a->r, end + a->tail);
+    }
+    ret = ret < 0 ? ret : prepare_copies(a);
     if (ret == 0) {
         g_auto(IoVector) part = {0};
 

@@ -38,7 +38,7 @@ static uint64_t wiped(const Qcow2 *q, uint64_t old, const Mapping *m, Wipe how, 
         return how == WIPE_CUT || (how == WIPE_DISCARD && !backing) ? old : empty;
     case MAP_ZERO_ALLOC:
     case MAP_DATA:
-        if (keep && m->copied && q->version >= 3) {
+        if (keep && m->copied && q->version >= 3 && (m->host.v || !q->external)) {
             return old | ENTRY_ZERO;
         }
         break;
@@ -112,8 +112,8 @@ static int coroutine_fn discard_kept(Qcow2 *q, Request *r, const Mapping *m)
 {
     uint64_t size = edge_size(q->file, r);
 
-    if (m->type != MAP_DATA || !m->copied || !q->opt.discard_request || m->host.v >= size ||
-        overlap_check(q, m->host, m->bytes)) {
+    if (q->external || m->type != MAP_DATA || !m->copied || !q->opt.discard_request ||
+        m->host.v >= size || overlap_check(q, m->host, m->bytes)) {
         return 0;
     }
     return edge_pdiscard(q->file, r, host_to_child(m->host), MIN(m->bytes, size - m->host.v));
@@ -158,6 +158,10 @@ static int coroutine_fn wipe(Node *n, Request *r, uint64_t start, uint64_t end, 
             ret = qcow2_lookup(n, r, start, (last - first) << q->cluster_bits, 0, &m);
             m.bytes = cluster_ceil(q, m.bytes);
             last = MIN(last, first + (m.bytes >> q->cluster_bits));
+        }
+        if (ret == 0 && q->external) {
+            ret = data_file_wipe(q, r, start, last << q->cluster_bits,
+                                 how == WIPE_KEEP || how == WIPE_UNMAP, how != WIPE_KEEP);
         }
         if (ret == 0) {
             ret = wipe_chunk(n, r, first, last - first, how);
