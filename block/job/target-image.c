@@ -18,35 +18,6 @@
 
 /* ---- options ---- */
 
-/* What opens the file of that name. */
-static struct json_object *name_options(const char *name, Error **errp)
-{
-    const char *colon = strchr(name, ':'), *slash = strchr(name, '/');
-    struct json_object *o;
-
-    if (g_str_has_prefix(name, "json:")) {
-        o = json_tokener_parse(name + strlen("json:"));
-        if (!o || !json_object_is_type(o, json_type_object)) {
-            json_object_put(o);
-            error_set(errp, ERROR_INVALID, name, "open", "Could not parse the JSON options");
-            return NULL;
-        }
-        return o;
-    }
-    if (g_str_has_prefix(name, "file:")) {
-        name = colon + 1;
-    } else if (colon && (!slash || colon < slash)) {
-        g_autofree char *protocol = g_strndup(name, colon - name);
-
-        error_set(errp, ERROR_UNSUPPORTED, name, "open", "Unknown protocol '%s'", protocol);
-        return NULL;
-    }
-    o = json_object_new_object();
-    json_object_object_add(o, "driver", json_object_new_string("file"));
-    json_object_object_add(o, "filename", json_object_new_string(name));
-    return o;
-}
-
 static void add_default(struct json_object *o, const char *key, struct json_object *value)
 {
     if (json_object_object_get_ex(o, key, NULL)) {
@@ -80,7 +51,7 @@ static Node *coroutine_fn open_node(struct json_object *o, Error **errp)
 
 static Node *coroutine_fn open_file(const TargetImageSpec *s, const char *node_name, Error **errp)
 {
-    struct json_object *o = name_options(s->filename, errp);
+    struct json_object *o = filename_options(s->filename, errp);
 
     if (!o) {
         return NULL;
@@ -252,7 +223,7 @@ static int undo_file(void *opaque)
 static bool coroutine_fn make_file(const TargetImageSpec *s, SnapshotFile **ret_created,
                                    Error **errp)
 {
-    struct json_object *o = name_options(s->filename, errp), *driver, *filename;
+    struct json_object *o = filename_options(s->filename, errp), *driver, *filename;
     bool ok = o;
 
     if (ok && (!json_object_object_get_ex(o, "driver", &driver) ||

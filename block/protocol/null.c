@@ -129,6 +129,17 @@ static bool null_facts(Node *n, ImageFacts *ret_facts, Error **errp)
     return true;
 }
 
+/* "null-co://" */
+static struct json_object *null_parse_name(const char *name, Error **errp)
+{
+    g_autofree char *driver = g_strndup(name, strchr(name, ':') - name);
+    struct json_object *o = json_object_new_object();
+
+    (void)errp;
+    json_object_object_add(o, "driver", json_object_new_string(driver));
+    return o;
+}
+
 /* Nothing of its own can change. */
 static bool coroutine_fn null_reopen_prepare(Node *n, struct Reopen *r, Error **errp)
 {
@@ -138,14 +149,18 @@ static bool coroutine_fn null_reopen_prepare(Node *n, struct Reopen *r, Error **
     return true;
 }
 
-#define NULL_DRIVER(name_)                                                                         \
+#define NULL_DRIVER(name_, protocols_)                                                             \
     {                                                                                              \
-        .name = name_, .is_protocol = true, .state_size = sizeof(NullState), .open = null_open,    \
+        .name = name_, .is_protocol = true, .protocols = protocols_,                               \
+        .parse_name = null_parse_name, .state_size = sizeof(NullState), .open = null_open,         \
         .reopen_prepare = null_reopen_prepare, .preadv = null_preadv, .pwritev = null_pwritev,     \
         .has_fua = true, .pwrite_zeroes = null_pwrite_zeroes, .pdiscard = null_pdiscard,           \
         .flush = null_flush, .truncate = null_truncate, .block_status = null_block_status,         \
         .facts = null_facts,                                                                       \
     }
 
-const BlockDriver driver_null_co = NULL_DRIVER("null-co");
-const BlockDriver driver_null_aio = NULL_DRIVER("null-aio");
+static const char *const co_protocols[] = {"null-co", NULL};
+static const char *const aio_protocols[] = {"null-aio", NULL};
+
+const BlockDriver driver_null_co = NULL_DRIVER("null-co", co_protocols);
+const BlockDriver driver_null_aio = NULL_DRIVER("null-aio", aio_protocols);

@@ -73,20 +73,8 @@ static struct json_object *as_text(struct json_object *v)
 
 struct json_object *drive_parse_filename(const char *filename, Error **errp)
 {
-    const char *colon = strchr(filename, ':'), *slash = strchr(filename, '/');
-    g_autofree char *protocol = colon && (!slash || colon < slash)
-                                    ? g_strndup(filename, colon - filename)
-                                    : g_strdup("file");
-    g_autoptr(JsonObject) o = NULL;
-    const BlockDriver *drv = driver_find(protocol);
+    g_autoptr(JsonObject) o = filename_options(filename, errp);
 
-    if (drv && g_str_has_prefix(protocol, "null-")) {
-        struct json_object *null = json_object_new_object();
-
-        set(null, "driver", protocol);
-        return null;
-    }
-    o = filename_options(filename, errp);
     return o ? as_text(o) : NULL;
 }
 
