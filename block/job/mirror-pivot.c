@@ -5,7 +5,8 @@
  *   1. the target gets its backing node, if it is to get one; nobody reads it yet
  *   2. little is left to copy, and the target is flushed
  *   3. writes into the source are held (hold.c), those under way end, the rest is copied: both are the same
- *   4. with a snapshot journal the target is durable, and the journal says that it is the disk now
+ *   4. with a snapshot journal the target is durable, and the journal knows which of the two is the disk, whenever the process ends
+ *      (block/transaction/journal-pivot.c)
  *   5. one instant moves all users of the replaced node to the target
  *   6. the target is flushed: what guests were told to be durable in the source is so there before anybody is told that the source may go
  *
@@ -101,18 +102,6 @@ static bool coroutine_fn catch_up(MirrorJob *m, int64_t deadline)
     return copy_is_idle(&m->copy);
 }
 
-static bool coroutine_fn relink(MirrorJob *m, bool forward, Error **errp)
-{
-    if (!job_relink) {
-        return true;
-    }
-    if (!forward) {
-        return chain_relink(m->replaced, NULL, errp);
-    }
-    return node_write_out(m->target, errp) && chain_relink(m->target, NULL, errp) &&
-           chain_relink(m->replaced, m->target, errp);
-}
-
 static void coroutine_fn settle(MirrorJob *m, Change *change)
 {
     g_autoptr(Error) err = NULL;
@@ -131,9 +120,9 @@ static void coroutine_fn settle(MirrorJob *m, Change *change)
 /* True: done, unless *errp says that it never will be; false: try again. */
 static bool coroutine_fn try_pivot(MirrorJob *m, bool move, Error **errp)
 {
-    int64_t deadline = clock_ns() + HOLD_NS;
+    int64_t deadline = clock_ns() + HOLD_NS, begun = deadline - HOLD_NS / 10;
     Change *change = change_new();
-    bool relinked = false, done;
+    bool recorded = false, done;
 
     change_add(change, m->replaced, m->target,
                m->what == MIRROR_NONE && m->replaced == m->source ? m->backing_edge : NULL);
@@ -142,22 +131,19 @@ static bool coroutine_fn try_pivot(MirrorJob *m, bool move, Error **errp)
     }
     change_arm(change);
     change_hold(change, deadline);
-    done = catch_up(m, deadline - HOLD_NS / 10);
+    done = catch_up(m, begun);
     if (done && move) {
-        relinked = relink(m, true, errp);
-        done = relinked && change_cut(change);
+        done =
+            chain_pivot_begin(m->replaced, m->target, begun, &recorded, errp) && change_cut(change);
     }
     if (done && move) {
         m->pivoted = true;
         settle(m, change);
     } else {
         change_disarm(change);
-        if (relinked) {
-            g_autoptr(Error) err = NULL;
-
-            if (!relink(m, false, &err)) {
-                log_error("%s", err->message);
-            }
+        if (recorded) {
+            /* Guests write to the source again; the target stays as it is until nobody takes it for the disk. */
+            chain_pivot_give_up(m->target, errp);
         }
     }
     change_free(change);
@@ -248,6 +234,8 @@ bool coroutine_fn mirror_meet(MirrorJob *m, bool move, int64_t give_up, Error **
     if (!node_write_out(m->target, &err)) {
         log_error("mirror job '%s': %s; what node '%s' has may be needed yet", m->job.id,
                   err->message, m->source->name);
+        return true;
     }
+    chain_pivot_done(m->replaced, m->target);
     return true;
 }

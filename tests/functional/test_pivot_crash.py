@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The pivot of an active commit with a snapshot journal, and a guest that writes all the time: killed at the k-th call on files, or while the k-th
-call hangs for longer than guests are held.  Afterwards exactly one of the two images can be opened for writing, and it has all that was durable.
+"""The pivot of an active commit or a mirror with a snapshot journal, and a guest that writes all the time: killed at the k-th call on files, or while the k-th
+call hangs for longer than guests are held.  Afterwards exactly one of the two images can be opened for writing, and it has all that was durable; of a
+mirror, whose target is nobody's disk before the pivot, the source cannot be once guests have moved.
 
 A sample of the calls is tried; STRESS_POINTS=n tries n of them, STRESS_LONG=1 every one.
 """
@@ -63,7 +64,7 @@ class Guest(threading.Thread):
 
 
 class Setup:
-    def __init__(self, directory, base_format='qcow2', keep_top=False):
+    def __init__(self, directory, base_format='qcow2', keep_top=False, mirror=False):
         self.dir = Path(directory)
         self.dir.mkdir()
         self.format = base_format
@@ -75,6 +76,8 @@ class Setup:
         self.serve(self.d, 'guest', 'base')
         self.guest = Guest(self.socket)
         self.guest.start()
+        if mirror:
+            return
         if keep_top:
             img.create(self.top, '8M', backing=self.base)
             self.d.cmd('blockdev-add', {**self.options('top'), 'backing': None})
@@ -273,3 +276,71 @@ def test_merged_image_is_used_again(tmp_path):
         assert s.judge() == 'top'
     finally:
         s.close()
+
+
+class Mirror(Setup):
+    """The disk `base` is copied to `top`, an image of its own."""
+
+    def __init__(self, directory, fmt, mode):
+        super().__init__(directory, fmt, mirror=True)
+        img.create(self.top, '8M')
+        self.d.cmd('blockdev-add', self.options('top'))
+        self.mode = mode
+
+    def commit(self):
+        self.d.cmd('blockdev-mirror', {'device': 'base', 'target': 'top', 'sync': 'full', 'job-id': 'j', 'copy-mode': self.mode,
+                                       'auto-dismiss': False})
+        self.d.qmp.event('BLOCK_JOB_READY')
+
+    def judge(self, content=True):
+        """The source, if it can be opened for writing, else the target, has it all."""
+        d = self.start()
+        try:
+            reply = d.qmp.execute('blockdev-add', self.options('base'))
+            live = 'base' if 'return' in reply else 'top'
+            if live == 'top':
+                assert 'was merged into' in reply['error']['desc']
+                d.cmd('blockdev-add', self.options('top'))
+            self.serve(d, 'judge', live)
+            self.guest.judge(self.socket, 'judge')
+            return live
+        finally:
+            d.stop()
+
+
+def mirror_killed_at(path, k, fmt, mode, hold=None):
+    """hold: the call hangs until guests were let go; then the process is killed."""
+    s = Mirror(path, fmt, mode)
+    try:
+        s.commit()
+        s.crash.arm(**({'at': k} if hold is None else {'hold_at': k}), control_only=True)
+        try:
+            s.d.cmd('job-complete', id='j')
+            if hold is None:
+                s.d.qmp.event('BLOCK_JOB_COMPLETED')
+                time.sleep(0.01)
+            else:
+                time.sleep(0.2)
+                s.crash.release()
+                time.sleep(hold)
+        except (QmpClosed, OSError):
+            pass
+        count = s.crash.count
+        s.kill()
+        return count, s.judge()
+    except BaseException:
+        print(f'# mirror, {fmt}, {mode}: call {k}, hold {hold}', file=sys.stderr)
+        raise
+    finally:
+        s.close()
+
+
+@pytest.mark.parametrize('fmt,mode', [('qcow2', 'background'), ('raw', 'write-blocking')])
+def test_mirror_killed(tmp_path, fmt, mode):
+    count, live = mirror_killed_at(tmp_path / '0', 0, fmt, mode)
+    assert live == 'top'
+    found = {mirror_killed_at(tmp_path / str(k), k, fmt, mode)[1] for k in points(count)}
+    for k in points(count):
+        mirror_killed_at(tmp_path / f'{k}-held', k, fmt, mode, random.choice((0, 0.003, 0.03)))
+    if LONG:
+        assert found == {'base', 'top'}
