@@ -130,6 +130,7 @@ bool coroutine_fn blockdev_set_active(Node *n, bool active, Error **errp)
 {
     g_autoptr(Node) top = n ? node_ref(n) : NULL;
 
+    (void)top; /* holds n while we wait */
     for (;;) {
         g_autoptr(Node) busy = NULL;
         Set s;

@@ -182,7 +182,8 @@ static bool take_flags(const char *command, char **specs, const char **pos, stru
                 }
             }
             if (!known) {
-                *ret_problem = g_strdup_printf("%s: unsupported option -%c\n", command, *p);
+                *ret_problem = g_strdup_printf("%s: unsupported option -%.*s\n", command,
+                                               (int)(g_utf8_next_char(p) - p), p);
                 return false;
             }
         }

@@ -6,6 +6,7 @@
 #include "monitor/keyval.h"
 #include "monitor/personality/emulator.h"
 #include "qapi-commands.h"
+#include "qapi/json-writer.h"
 #include <string.h>
 
 const char *hmp_get_string(struct json_object *o, const char *name)
@@ -135,6 +136,59 @@ bool coroutine_fn hmp_device_del(Hmp *h, struct json_object *args, Error **errp)
 {
     (void)h;
     return device_del(hmp_string(args, "id"), errp);
+}
+
+bool coroutine_fn hmp_qom_list(Hmp *h, struct json_object *args, Error **errp)
+{
+    const char *path = hmp_string(args, "path");
+    g_autoptr(JsonObject) list = NULL;
+
+    if (!hmp_qmp("qom-list", hmp_object("path", path ? path : "/", NULL), &list, errp)) {
+        return false;
+    }
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *p = json_object_array_get_idx(list, i);
+
+        hmp_print(h, "%s (%s)\n", hmp_get_string(p, "name"), hmp_get_string(p, "type"));
+    }
+    return true;
+}
+
+bool coroutine_fn hmp_qom_get(Hmp *h, struct json_object *args, Error **errp)
+{
+    g_autoptr(JsonObject) value = NULL;
+    g_autofree char *text = NULL;
+
+    if (!hmp_qmp("qom-get",
+                 hmp_object("path", hmp_string(args, "path"), "property",
+                            hmp_string(args, "property"), NULL),
+                 &value, errp)) {
+        return false;
+    }
+    text = qapi_json_print(value, true);
+    hmp_print(h, "%s\n", text);
+    return true;
+}
+
+bool coroutine_fn hmp_info_iothreads(Hmp *h, struct json_object *args, Error **errp)
+{
+    static const char *const shown[] = {"poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch"};
+    g_autoptr(JsonObject) list = NULL;
+
+    (void)args;
+    if (!hmp_qmp("query-iothreads", NULL, &list, errp)) {
+        return false;
+    }
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *t = json_object_array_get_idx(list, i);
+
+        hmp_print(h, "%s:\n  thread_id=%" G_GINT64_FORMAT "\n", hmp_get_string(t, "id"),
+                  hmp_get_int(t, "thread-id"));
+        for (unsigned k = 0; k < G_N_ELEMENTS(shown); k++) {
+            hmp_print(h, "  %s=%" G_GINT64_FORMAT "\n", shown[k], hmp_get_int(t, shown[k]));
+        }
+    }
+    return true;
 }
 
 /* ---- the machine ---- */

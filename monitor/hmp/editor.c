@@ -17,7 +17,6 @@
 typedef enum InputState { PLAIN, ESCAPE, SEQUENCE } InputState;
 
 struct LineEditor {
-    LineComplete *complete;
     GString *line;
     size_t cursor; /* bytes */
     bool too_long;
@@ -29,11 +28,10 @@ struct LineEditor {
     char *written;      /* that line, while an older one is shown */
 };
 
-LineEditor *line_editor_new(LineComplete *complete)
+LineEditor *line_editor_new(void)
 {
     LineEditor *e = g_new0(LineEditor, 1);
 
-    e->complete = complete;
     e->line = g_string_new(NULL);
     e->history = g_ptr_array_new_with_free_func(g_free);
     return e;
@@ -101,7 +99,7 @@ static void left(LineEditor *e, GString *echo)
     if (e->cursor > 0) {
         do {
             e->cursor--;
-        } while (!is_start(e->line->str[e->cursor]));
+        } while (e->cursor > 0 && !is_start(e->line->str[e->cursor])); /* text need not be UTF-8 */
         move_back(echo, 1);
     }
 }
@@ -238,10 +236,9 @@ static size_t common_prefix(GPtrArray *words)
     return len;
 }
 
-static void complete(LineEditor *e, GString *echo)
+void line_editor_complete(LineEditor *e, GPtrArray *words, GString *echo)
 {
     g_autofree char *text = g_strndup(e->line->str, e->cursor);
-    g_autoptr(GPtrArray) words = e->complete(text);
     const char *space = strrchr(text, ' '), *word = space ? space + 1 : text;
     size_t have = strlen(word), len;
 
@@ -253,7 +250,9 @@ static void complete(LineEditor *e, GString *echo)
         insert(e, (const char *)g_ptr_array_index(words, 0) + have, len - have, echo);
     }
     if (words->len == 1) {
-        insert(e, " ", 1, echo);
+        if (len == 0 || !strchr("=/", ((const char *)g_ptr_array_index(words, 0))[len - 1])) {
+            insert(e, " ", 1, echo); /* nothing can follow */
+        }
     } else if (len == have) {
         g_string_append(echo, "\r\n");
         for (guint i = 0; i < words->len; i++) {
@@ -308,9 +307,6 @@ static void control(LineEditor *e, unsigned char byte, GString *echo)
     case 8:   /* ^H */
     case 127: /* DEL */
         delete_left(e, echo);
-        break;
-    case 9: /* Tab */
-        complete(e, echo);
         break;
     case 11: /* ^K */
         delete_to_end(e, echo);
@@ -392,14 +388,14 @@ static bool escape(LineEditor *e, unsigned char byte, GString *echo)
     }
 }
 
-bool line_editor_feed(LineEditor *e, unsigned char byte, GString *echo, char **ret_line)
+LineEvent line_editor_feed(LineEditor *e, unsigned char byte, GString *echo, char **ret_line)
 {
     bool after_cr = e->after_cr;
     char c = byte;
 
     e->after_cr = byte == '\r';
     if (byte == '\n' && after_cr) {
-        return false;
+        return LINE_GOES_ON;
     }
     if (byte == '\r' || byte == '\n') {
         e->state = PLAIN;
@@ -409,15 +405,19 @@ bool line_editor_feed(LineEditor *e, unsigned char byte, GString *echo, char **r
             remember(e, *ret_line);
         }
         start_line(e);
-        return true;
+        return LINE_ENDED;
     }
     if (escape(e, byte, echo)) {
-        return false;
+        return LINE_GOES_ON;
+    }
+    if (byte == '\t') {
+        *ret_line = g_strndup(e->line->str, e->cursor);
+        return LINE_COMPLETE;
     }
     if (byte < 32 || byte == 127) {
         control(e, byte, echo);
     } else {
         insert(e, &c, 1, echo);
     }
-    return false;
+    return LINE_GOES_ON;
 }

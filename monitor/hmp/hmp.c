@@ -8,7 +8,6 @@
  * A client that goes away while its command runs: the command goes on, its output is dropped (`epoch` tells clients apart).
  */
 #include "monitor/hmp.h"
-#include "block/backend.h"
 #include "internal.h"
 #include "qapi-commands.h"
 #include "qapi/dispatch.h"
@@ -221,30 +220,48 @@ static void coroutine_fn execute(void *opaque)
     go_on(s);
 }
 
+/* A key asked for the rest of a word. */
+static void coroutine_fn complete(void *opaque)
+{
+    Execution *x = opaque;
+    Session *s = x->session;
+    g_autoptr(GPtrArray) words = hmp_complete(x->line);
+    g_autoptr(GString) echo = g_string_new(NULL);
+
+    if (s->connected && s->epoch == x->epoch) {
+        line_editor_complete(s->editor, words, echo);
+        show(s, echo);
+    }
+    g_free(x->line);
+    g_free(x);
+    s->running = false;
+    go_on(s);
+}
+
 /* Takes what has come up to the next line. */
 static void go_on(Session *s)
 {
     g_autoptr(GString) echo = g_string_new(NULL);
     char *line = NULL;
-    bool ended = false;
+    LineEvent event = LINE_GOES_ON;
     guint n = 0;
 
     if (s->running || !s->connected) {
         return;
     }
-    while (n < s->input->len && !ended) {
-        ended = line_editor_feed(s->editor, s->input->data[n++], echo, &line);
+    while (n < s->input->len && event == LINE_GOES_ON) {
+        event = line_editor_feed(s->editor, s->input->data[n++], echo, &line);
     }
     g_byte_array_remove_range(s->input, 0, n);
     show(s, echo);
-    if (ended) {
+    if (event != LINE_GOES_ON) {
         Execution *x = g_new(Execution, 1);
 
         *x = (Execution){.session = s, .line = line, .epoch = s->epoch};
         s->running = true;
-        co_spawn(loop_control(), execute, x);
+        co_spawn(loop_control(), event == LINE_ENDED ? execute : complete, x);
     }
-    chardev_set_reading(s->chardev, !ended);
+    chardev_set_reading(s->chardev, event == LINE_GOES_ON);
 }
 
 static void on_opened(void *opaque)
@@ -281,58 +298,6 @@ static const ChardevUser user = {
     .closed = on_closed,
 };
 
-/* ---- completion ---- */
-
-static void add_names(GPtrArray *words, const HmpCommand *table, const char *word)
-{
-    for (; table->name; table++) {
-        g_auto(GStrv) names = g_strsplit(table->name, "|", -1);
-
-        for (unsigned i = 0; names[i]; i++) {
-            if (g_str_has_prefix(names[i], word) && hmp_available(table)) {
-                g_ptr_array_add(words, g_strdup(names[i]));
-            }
-        }
-    }
-}
-
-static void add_devices(GPtrArray *words, const char *word)
-{
-    g_autoptr(GPtrArray) backends = backend_list(), nodes = node_list();
-
-    for (guint i = 0; i < backends->len; i++) {
-        const char *name = backend_name(g_ptr_array_index(backends, i));
-
-        if (name[0] && g_str_has_prefix(name, word)) {
-            g_ptr_array_add(words, g_strdup(name));
-        }
-    }
-    for (guint i = 0; i < nodes->len; i++) {
-        const Node *n = g_ptr_array_index(nodes, i);
-
-        if (!n->auto_name && g_str_has_prefix(n->name, word)) {
-            g_ptr_array_add(words, g_strdup(n->name));
-        }
-    }
-}
-
-static GPtrArray *complete(const char *text)
-{
-    GPtrArray *words = g_ptr_array_new_with_free_func(g_free);
-    const char *space = strrchr(text, ' '), *word = space ? space + 1 : text;
-    g_autofree char *first = g_strndup(text, strcspn(text, " "));
-    bool second = space && strcspn(text, " ") == (size_t)(space - text);
-
-    if (!space || (second && (strcmp(first, "help") == 0 || strcmp(first, "?") == 0))) {
-        add_names(words, hmp_commands, word);
-    } else if (second && strcmp(first, "info") == 0) {
-        add_names(words, hmp_info_commands, word);
-    } else {
-        add_devices(words, word);
-    }
-    return words;
-}
-
 static GPtrArray *consoles; /* Session *: like those of QMP they live as long as the process */
 
 bool hmp_monitor_new(Chardev *c, Error **errp)
@@ -340,7 +305,7 @@ bool hmp_monitor_new(Chardev *c, Error **errp)
     Session *s = g_new0(Session, 1);
 
     s->chardev = c;
-    s->editor = line_editor_new(complete);
+    s->editor = line_editor_new();
     s->input = g_byte_array_new();
     if (!chardev_attach(c, &user, s, errp)) {
         line_editor_free(s->editor);

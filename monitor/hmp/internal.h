@@ -58,18 +58,28 @@ struct json_object *hmp_get(struct json_object *o, const char *name); /* NULL if
 /* Builds an object of strings: name, value, ..., NULL; values that are NULL are left out. */
 struct json_object *hmp_object(const char *name, ...) G_GNUC_NULL_TERMINATED;
 
+/* ---- complete.c ---- */
+
+/* What the last word of a line that is being written could become, sorted; freed by the caller. */
+GPtrArray *coroutine_fn hmp_complete(const char *text);
+
 /* ---- editor.c ---- */
 
 /* The bytes that a person sends become lines; what a terminal has to show is appended to `echo`. */
 typedef struct LineEditor LineEditor;
-/* complete: candidates for what is left of the cursor (whole words, for the last word of `text`). */
-typedef GPtrArray *LineComplete(const char *text);
-LineEditor *line_editor_new(LineComplete *complete);
+LineEditor *line_editor_new(void);
 void line_editor_free(LineEditor *e);
 /* Another person comes: the line that was begun goes, the history stays. */
 void line_editor_reset(LineEditor *e);
-/* True: *ret_line is a line (freed by the caller), which was ended by this byte; NULL: it was too long. */
-bool line_editor_feed(LineEditor *e, unsigned char byte, GString *echo, char **ret_line);
+typedef enum LineEvent {
+    LINE_GOES_ON,
+    LINE_ENDED,    /* *ret_line is a line, without its end; NULL: it was too long */
+    LINE_COMPLETE, /* *ret_line is what is left of the cursor: line_editor_complete() is asked for */
+} LineEvent;
+/* What a byte means; *ret_line is freed by the caller. */
+LineEvent line_editor_feed(LineEditor *e, unsigned char byte, GString *echo, char **ret_line);
+/* words: candidates for the last word left of the cursor, whole ones, sorted. */
+void line_editor_complete(LineEditor *e, GPtrArray *words, GString *echo);
 #define LINE_EDITOR_MAX 4095
 #define HMP_PROMPT      "(qemu) "
 

@@ -292,7 +292,8 @@ static bool parse_io(Io *io, char **words, Error **errp)
             } else if (*p == 'q') {
                 io->quiet = true;
             } else if (*p != 'C' && *p != 'n' && *p != 'p') {
-                error_set(errp, ERROR_INVALID, words[0], "qemu-io", "invalid option -- '%c'", *p);
+                error_set(errp, ERROR_INVALID, words[0], "qemu-io", "invalid option -- '%.*s'",
+                          (int)(g_utf8_next_char(p) - p), p);
                 return false;
             }
         }

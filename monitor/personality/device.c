@@ -88,6 +88,11 @@ void device_print_help(void)
     }
 }
 
+const char *device_type_name(unsigned i)
+{
+    return i < G_N_ELEMENTS(types) ? types[i].name : NULL;
+}
+
 static const DeviceType *find_type(const char *name, Error **errp)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(types); i++) {
@@ -464,6 +469,20 @@ bool coroutine_fn device_del(const char *id, Error **errp)
     }
     qapi_event_send_device_deleted(name, path);
     return true;
+}
+
+char **device_names(void)
+{
+    g_autoptr(GStrvBuilder) names = g_strv_builder_new();
+
+    for (guint i = 0; devices && i < devices->len; i++) {
+        const Device *d = g_ptr_array_index(devices, i);
+
+        if (d->id) {
+            g_strv_builder_add(names, d->id);
+        }
+    }
+    return g_strv_builder_end(names);
 }
 
 /* By its name, or its path. */

@@ -55,6 +55,11 @@ void drive_forget(const char *id)
     }
 }
 
+void drive_forget_all(void)
+{
+    g_clear_pointer(&drives, g_ptr_array_unref);
+}
+
 GPtrArray *drive_list(void)
 {
     GPtrArray *list = g_ptr_array_new();

@@ -51,6 +51,7 @@ bool coroutine_fn drive_new(const char *options, const Drive **ret_drive, Error 
 /* The drive behind a backend of that name; NULL if -drive did not make it. */
 const Drive *drive_find(const char *id);
 void drive_forget(const char *id);
+void drive_forget_all(void);
 /* Drives whose interface says that a device is theirs, without one. */
 GPtrArray *drive_list(void);
 /* "null-co://" and the like to options: an object for what is below the format.  NULL with *errp. */
@@ -74,6 +75,9 @@ Backend *device_backend(const char *id, Error **errp);
  * device does not bear. */
 bool coroutine_fn device_load(Backend *b, bool load, Error **errp);
 void coroutine_fn device_free_all(void);
+/* Names of devices, oldest first; and of the i-th type (NULL behind the last). */
+char **device_names(void);
+const char *device_type_name(unsigned i);
 /* The output of -device help. */
 void device_print_help(void);
 

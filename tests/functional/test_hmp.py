@@ -42,6 +42,8 @@ def drive(images):
     ('block_resize d 99999999T', 'invalid size\nTry "help block_resize" for more information\n'),
     ('block_resize d 1 2', 'block_resize: extraneous characters at the end of line\nTry "help block_resize" for more information\n'),
     ('block_job_cancel -x d', 'block_job_cancel: unsupported option -x\nTry "help block_job_cancel" for more information\n'),
+    ('block_job_cancel -fé d', 'block_job_cancel: unsupported option -é\nTry "help block_job_cancel" for more information\n'),
+    ('qemu-io d "read -é 0 1"', "Error: invalid option -- 'é'\n"),
     ('block_resize "d', 'block_resize: block device name expected\nTry "help block_resize" for more information\n'),
     ('block_resize "d\\q" 1', 'block_resize: block device name expected\nTry "help block_resize" for more information\n'),
     ('block_resize nosuch 1', "Error: Cannot find device='' nor node-name='nosuch'\n"),
@@ -72,6 +74,13 @@ def drive(images):
     ('info exports', 'No exports\n'),
     ('info transactions', 'No prepared transactions\n'),
     ('info snapshot-groups', 'No snapshot groups\n'),
+    ('chardev-remove nosuch', "Error: Chardev 'nosuch' not found\n"),
+    ('chardev-add nosuch,id=x', "Error: 'nosuch' is not a valid char driver name\n"),
+    ('chardev-change nosuch null', "Error: Chardev 'nosuch' does not exist\n"),
+    ('ringbuf_read nosuch 4', "Error: Device 'nosuch' not found\n"),
+    ('ringbuf_read x y', 'ringbuf_read: invalid number \'y\'\nTry "help ringbuf_read" for more information\n'),
+    ('qom-list /nosuch', "Error: Device '/nosuch' not found\n"),
+    ('qom-get /objects nosuch', "Error: Property 'container.nosuch' not found\n"),
     ('help info status', 'info status  -- show whether the machine runs\n'),
 ])
 def test_answers(console, drive, line, answer):
@@ -208,6 +217,16 @@ def test_nbd(images, console, drive):
     assert out == ['', 'd: nbd of node n\n', 'Error: NBD server already running\n', '', '', '', 'other: nbd of node n\n', '', 'No exports\n']
 
 
+def test_objects_and_character_devices(images, console):
+    out = console(['object_add iothread,id=t0,poll-max-ns=5', 'info iothreads', 'qom-list /objects', 'qom-get /objects/t0 poll-max-ns',
+                   'chardev-add ringbuf,id=r,size=64', 'ringbuf_write r "a\\n\\\\b"', 'ringbuf_read r 100', 'info chardev',
+                   f'chardev-change r file,path={images / "log"}', 'info chardev', 'chardev-send-break r', 'chardev-remove r'])
+    assert out[0] == '' and re.fullmatch(r't0:\n  thread_id=\d+\n  poll-max-ns=5\n(  [a-z-]+=\d+\n){3}', out[1])
+    assert 't0 (child<iothread>)\n' in out[2] and out[3] == '5\n'
+    assert out[4:7] == ['', '', 'a\n\\\\b\n'] and 'r: filename=ringbuf\n' in out[7]
+    assert out[8] == '' and 'r: filename=file\n' in out[9] and out[10:] == ['', '']
+
+
 def test_jobs(images, console):
     base = make(images / 'base.qcow2')
     subprocess.run(['qemu-io', '-c', 'write -P 3 0 8M', str(base)], check=True, stdout=subprocess.DEVNULL)
@@ -313,11 +332,96 @@ def test_completion_lists_and_completes_devices(terminal):
     assert 'block_job_cancel: block device name expected' in terminal.run('block_job_ca\t\r')
 
 
+@pytest.fixture
+def completed(images, daemon):
+    """What a line becomes when Tab is pressed behind it, and what is listed if nothing is sure."""
+    (images / 'alpha').mkdir()
+    (images / 'alpha' / 'one.qcow2').touch()
+    (images / 'beta.img').touch()
+    (images / 'beta.raw').touch()
+    make(images / 'x.qcow2')
+    daemon('--chardev', f'socket,id=console,path={images}/c,server=on,wait=off', '--monitor', 'chardev=console,mode=readline',
+           '--chardev', 'null,id=nothing', '--object', 'iothread,id=thread0',
+           '--blockdev', 'null-co,node-name=disk0,size=1048576', '--blockdev', 'null-co,node-name=other',
+           '--nbd-server', f'addr.type=unix,addr.path={images}/s', '--export', 'nbd,id=export0,node-name=disk0')
+    t = Terminal(images / 'c')
+
+    def press(line):
+        t.sock.sendall(line.encode() + b'\t\x05<')  # to the end, and a mark
+        shown = t.wait(b'<')[:-1]
+        t.sock.sendall(b'\x15')
+        t.wait(b'\x1b[K')
+        if '\r\n' in shown:
+            return ' '.join(shown.split('\r\n')[1:-1]).split()
+        return shown
+    return press
+
+
+@pytest.mark.parametrize('line, result', [
+    ('snapshot_g', 'snapshot_group '),
+    ('info ver', 'info version '),
+    ('help block_res', 'help block_resize '),
+    ('block_resize di', 'block_resize disk0 '),
+    ('block_resize disk0 di', 'block_resize disk0 di'),            # a size is not a disk
+    ('block_job_cancel -', 'block_job_cancel -f '),
+    ('block_job_cancel -f dis', 'block_job_cancel -f disk0 '),
+    ('nbd_server_remove e', 'nbd_server_remove export0 '),
+    ('object_del t', 'object_del thread0 '),
+    ('object_add io', 'object_add iothread '),
+    ('device_add virtio-blk-p', 'device_add virtio-blk-pci '),
+    ('chardev-remove n', 'chardev-remove nothing '),
+    ('snapshot_blkdev disk0 DIR/al', 'snapshot_blkdev disk0 DIR/alpha/'),
+    ('snapshot_blkdev disk0 DIR/alpha/', 'snapshot_blkdev disk0 DIR/alpha/one.qcow2 '),
+    ('snapshot_blkdev disk0 x qc', 'snapshot_blkdev disk0 x qcow2 '),
+    ('snapshot_group dis', 'snapshot_group disk0='),
+    ('snapshot_group disk0=DIR/al', 'snapshot_group disk0=DIR/alpha/'),
+    ('snapshot_group disk0=x oth', 'snapshot_group disk0=x other='),
+    ('snapshot_blkdev disk0 DIR/beta', 'snapshot_blkdev disk0 DIR/beta.'),
+    ('snapshot_blkdev disk0 DIR/beta.', ['DIR/beta.img', 'DIR/beta.raw']),
+    ('snapshot_blkdev disk0 /nonexistent/', 'snapshot_blkdev disk0 /nonexistent/'),
+    ('qemu-io o', 'qemu-io other '),
+    ('nonsense d', 'nonsense d'),
+    ('eject d', 'eject d'),                                        # not there in a storage daemon
+    ('', None),
+])
+def test_completion(images, completed, line, result):
+    found = completed(line.replace('DIR', str(images)))
+    if result is None:
+        assert 'snapshot_group' in found and 'eject' not in found
+    elif isinstance(result, list):
+        assert found == [r.replace('DIR', str(images)) for r in result]
+    else:
+        assert found == result.replace('DIR', str(images))
+
+
+def test_completion_of_devices(images):
+    """An emulator's own: devices, media."""
+    main, sub = pty.openpty()
+    p = subprocess.Popen([emulator.program(images), '-nodefaults', '-monitor', 'stdio', '-drive', 'if=none,id=c', '-device',
+                          'ide-cd,drive=c,id=drive-of-discs'], stdin=sub, stdout=sub, stderr=sub)
+    os.close(sub)
+    os.write(main, b'device_del dri\t\rchange c x q\t ret\t\rquit\r')
+    assert p.wait(30 * SLOW) == 0
+    seen = b''
+    while True:
+        try:
+            data = os.read(main, 65536)
+        except OSError:
+            break
+        seen += data
+        if not data:
+            break
+    os.close(main)
+    assert b'device_del drive-of-discs' in seen and b'change c x qcow2  retain' in seen
+
+
 def test_bad_input(terminal):
     long = terminal.run('x' * 5000 + '\r')
     assert long.endswith('Error: a line may have 4095 bytes at most\r\n(qemu) ')
     assert 'not valid UTF-8' in terminal.run(b'info \xff\xfe\r')
     assert "unknown command" in terminal.run(b'\x00\x01\x1b[999999999999Z\x1bOQ%n%s\r')
+    # the middle of a character at the beginning of a line
+    assert 'VM status' in terminal.run(b'\x88\x9f\x02\x02\x7f\x1b[C\x08\x15info status\r')
     assert 'VM status' in terminal.run('info status\r')
 
 

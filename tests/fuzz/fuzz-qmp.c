@@ -8,27 +8,15 @@
  * Commands act on files of a directory of the fuzzer's own, which is the working directory: requests with a string that could lead out of it
  * (a slash, a backslash), or to the network or to a descriptor, are not carried out.
  */
-#include "block/export.h"
-#include "block/graph.h"
-#include "block/iothread-objects.h"
-#include "block/object.h"
-#include "block/job.h"
-#include "block/nbd-server.h"
-#include "block/transaction.h"
-#include "fuzz-util.h"
+#include "fuzz-daemon.h"
 #include "monitor/json-stream.h"
 #include "monitor/qmp.h"
 #include "qapi-commands.h"
 #include "qapi/dispatch.h"
 #include "qapi/json-writer.h"
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define MAX_COMMANDS 32
-
-static char *directory;
 
 static bool harmless_string(const char *s)
 {
@@ -112,37 +100,6 @@ static bool allowed(void *opaque, const char *name, Error **errp)
     return true;
 }
 
-static void remove_files(void)
-{
-    GDir *d = g_dir_open(directory, 0, NULL);
-    const char *name;
-
-    while (d && (name = g_dir_read_name(d))) {
-        unlink(name);
-    }
-    if (d) {
-        g_dir_close(d);
-    }
-}
-
-static void coroutine_fn take_down(void)
-{
-    int64_t deadline = clock_ns() + 20 * INT64_C(1000000000);
-    GPtrArray *left;
-
-    transaction_abort_all();
-    g_assert_true(transaction_wait_all(deadline));
-    g_assert_true(job_cancel_all(deadline));
-    export_shutdown_all();
-    g_assert_true(graph_close_all(deadline));
-    left = node_list();
-    g_assert_cmpuint(left->len, ==, 0);
-    g_ptr_array_free(left, true);
-    object_free_all();
-    iothread_free_own();
-    remove_files();
-}
-
 static void coroutine_fn body(void *opaque)
 {
     GPtrArray *requests = opaque;
@@ -157,25 +114,14 @@ static void coroutine_fn body(void *opaque)
             check_reply(request, reply);
         }
     }
-    take_down();
-}
-
-static void leave(void)
-{
-    remove_files();
-    rmdir(directory);
+    fuzz_daemon_take_down();
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc;
     (void)argv;
-    fuzz_init();
-    directory = g_strdup("/dev/shm/cutpoint-fuzz-XXXXXX"); /* files are synced a lot */
-    if (!g_mkdtemp(directory) || chdir(directory) < 0) {
-        FUZZ_FAIL("cannot make a directory");
-    }
-    atexit(leave);
+    fuzz_daemon_init();
     return 0;
 }
 
