@@ -89,8 +89,13 @@ static void print_group(Hmp *h, struct json_object *g)
     for (size_t i = 0; members && i < json_object_array_length(members); i++) {
         struct json_object *m = json_object_array_get_idx(members, i);
 
-        hmp_print(h, "    %s: writes go to %s (%s)\n", hmp_get_string(m, "node"),
-                  hmp_get_string(m, "overlay"), hmp_get_string(m, "overlay-file"));
+        if (hmp_get(m, "snapshot")) {
+            hmp_print(h, "    %s: kept as snapshot %s\n", hmp_get_string(m, "node"),
+                      hmp_get_string(m, "snapshot"));
+        } else {
+            hmp_print(h, "    %s: writes go to %s (%s)\n", hmp_get_string(m, "node"),
+                      hmp_get_string(m, "overlay"), hmp_get_string(m, "overlay-file"));
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* 67108864 -> "64 MiB": three significant digits, as tools of the field print sizes. */
-static char *human_size(int64_t bytes)
+char *hmp_human_size(int64_t bytes)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     double v = bytes;
@@ -37,14 +37,14 @@ static void print_specific(Hmp *h, struct json_object *data)
 
 static void print_image(Hmp *h, struct json_object *i)
 {
-    g_autofree char *size = human_size(hmp_get_int(i, "virtual-size"));
+    g_autofree char *size = hmp_human_size(hmp_get_int(i, "virtual-size"));
     struct json_object *specific = hmp_get(i, "format-specific");
 
     hmp_print(h, "image: %s\nfile format: %s\nvirtual size: %s (%" G_GINT64_FORMAT " bytes)\n",
               hmp_get_string(i, "filename"), hmp_get_string(i, "format"), size,
               hmp_get_int(i, "virtual-size"));
     if (hmp_get(i, "actual-size")) {
-        g_autofree char *used = human_size(hmp_get_int(i, "actual-size"));
+        g_autofree char *used = hmp_human_size(hmp_get_int(i, "actual-size"));
 
         hmp_print(h, "disk size: %s\n", used);
     } else {

@@ -50,6 +50,8 @@ void hmp_print(Hmp *h, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 /* A QMP command; args is consumed (NULL: none).  *ret: what it returns, the caller's; may be NULL. */
 bool coroutine_fn hmp_qmp(const char *command, struct json_object *args, struct json_object **ret,
                           Error **errp);
+/* 67108864 -> "64 MiB"; freed by the caller. */
+char *hmp_human_size(int64_t bytes);
 /* Members of replies. */
 const char *hmp_get_string(struct json_object *o, const char *name); /* "" if absent */
 int64_t hmp_get_int(struct json_object *o, const char *name);

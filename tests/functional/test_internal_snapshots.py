@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from lib import emulator
 from lib import images as img
 from lib import records
 from lib.disks import Disks
@@ -209,3 +210,22 @@ def test_same_instant(images):
         for i in range(4):
             for path in disks.layers[i]:
                 img.check(path)
+
+
+def test_console(images):
+    for name in 'ab':
+        img.create(images / f'{name}.qcow2')
+    lines = ['info snapshots', 'snapshot_blkdev_internal a one', 'snapshot_blkdev_internal a two', 'snapshot_blkdev_internal b two',
+             'snapshot_blkdev_internal b two', 'info snapshots', 'snapshot_delete_blkdev_internal a two 1',
+             'snapshot_delete_blkdev_internal a one', 'info snapshots']
+    said = emulator.console(images, lines, '-drive', f'if=none,id=a,file={images}/a.qcow2', '-drive', f'if=none,id=b,file={images}/b.qcow2')
+    assert said[:5] == ['There is no snapshot available.\n', '', '', '', "Error: Snapshot with name 'two' already exists on device 'b'\n"]
+    head = 'ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT'
+    shown = said[5].split('\n')
+    assert shown[:2] == ['List of snapshots present on all disks:', head]
+    assert shown[2].startswith('--      two                   0 B 20') and shown[2].endswith('         --')
+    assert shown[3:6] == ['', "List of partial (non-loadable) snapshots on 'a':", head]
+    assert shown[6].startswith('1       one ') and shown[7:] == ['']
+    assert said[6:8] == ["Error: Snapshot with id '1' and name 'two' does not exist on device 'a'\n", '']
+    assert 'two' in said[8] and 'partial' not in said[8]
+    img.check(images / 'a.qcow2')
