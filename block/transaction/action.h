@@ -141,7 +141,7 @@ struct PlannedNode {
     Node *made;           /* set by the maker when it has opened it */
     PlannedNode *overlay; /* on top of it in this transaction */
     bool is_overlay;      /* of another in this transaction */
-    bool frozen;          /* an internal snapshot is made in it */
+    Action *snapshots;    /* the first that makes an internal snapshot in it */
 };
 
 PlannedGraph *planned_graph_new(Transaction *t);

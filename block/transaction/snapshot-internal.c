@@ -18,9 +18,12 @@
 typedef struct InternalAction {
     Action base;
     char *device, *name;
-    PlannedNode *top;       /* what the user named */
-    Node *node;             /* that keeps the snapshots; reference */
-    InternalSnapshot *made; /* from prepare on; NULL: none */
+    PlannedNode *top; /* what the user named */
+    Node *node;       /* that keeps the snapshots; reference */
+    /* Several of one image are one thing to do, and the first action does it. */
+    struct InternalAction *first; /* of the same node; itself if it is */
+    GPtrArray *names;             /* the first one's: char * of all of them, not owned */
+    InternalSnapshot *made;       /* the first one's, from prepare on; NULL: none */
     bool flipped;
 } InternalAction;
 
@@ -50,6 +53,9 @@ static bool check_name(const InternalAction *ia, Error **errp)
         exists |= strcmp(l->value->name, ia->name) == 0;
     }
     qapi_free_SnapshotInfoList(list);
+    for (guint i = 0; i < ia->first->names->len; i++) {
+        exists |= strcmp(g_ptr_array_index(ia->first->names, i), ia->name) == 0;
+    }
     if (exists) {
         error_set(errp, ERROR_EXISTS, ia->device, "snapshot",
                   "Snapshot with name '%s' already exists on device '%s'", ia->name, ia->device);
@@ -93,17 +99,19 @@ static bool plan_again(InternalAction *ia, PlannedGraph *g, Error **errp)
     if (!keeper) {
         return false;
     }
-    if (keeper->frozen) {
-        error_set(errp, ERROR_BUSY, node->name, "snapshot",
-                  "Node '%s' is busy: an earlier action of the transaction makes a snapshot in it",
-                  node->name);
-        return false;
+    if (!keeper->snapshots) {
+        keeper->snapshots = &ia->base;
+        g_ptr_array_set_size(ia->names, 0);
     }
-    keeper->frozen = true;
+    ia->first = (InternalAction *)keeper->snapshots;
     node_ref(node);
     g_clear_pointer(&ia->node, node_unref);
     ia->node = node;
-    return check_name(ia, errp);
+    if (!check_name(ia, errp)) {
+        return false;
+    }
+    g_ptr_array_add(ia->first->names, ia->name);
+    return true;
 }
 
 static bool plan(Action *a, PlannedGraph *g, Error **errp)
@@ -135,8 +143,11 @@ static bool coroutine_fn prepare(Action *a, Error **errp)
     InternalAction *ia = (InternalAction *)a;
     int ret;
 
+    if (ia->first != ia) {
+        return true;
+    }
     ia->flipped = false;
-    ret = ops_of(ia)->begin(ia->node, ia->name, &ia->made);
+    ret = ops_of(ia)->begin(ia->node, ia->names, &ia->made);
     return ret == 0 || failed(ia, ret, errp);
 }
 
@@ -156,8 +167,10 @@ static void hold(Action *a, int64_t deadline_ns)
 {
     const InternalAction *ia = (InternalAction *)a;
 
-    atomic_store_explicit(&ia->node->longest_wait, 0, memory_order_relaxed);
-    gate_close_writes(ia->node, deadline_ns);
+    if (ia->first == ia) {
+        atomic_store_explicit(&ia->node->longest_wait, 0, memory_order_relaxed);
+        gate_close_writes(ia->node, deadline_ns);
+    }
 }
 
 static FreezeResult coroutine_fn still(Action *a, int64_t deadline_ns, Error **errp)
@@ -165,6 +178,9 @@ static FreezeResult coroutine_fn still(Action *a, int64_t deadline_ns, Error **e
     const InternalAction *ia = (InternalAction *)a;
     int ret;
 
+    if (ia->first != ia) {
+        return FREEZE_DONE;
+    }
     if (!gate_wait_writes(ia->node)) {
         return FREEZE_LATE;
     }
@@ -177,7 +193,9 @@ static FreezeResult coroutine_fn still(Action *a, int64_t deadline_ns, Error **e
 
 static bool claim(Action *a)
 {
-    return gate_claim(((InternalAction *)a)->node);
+    const InternalAction *ia = (InternalAction *)a;
+
+    return ia->first != ia || gate_claim(ia->node);
 }
 
 static void unclaim(Action *a)
@@ -189,8 +207,10 @@ static void flip(Action *a)
 {
     InternalAction *ia = (InternalAction *)a;
 
-    ops_of(ia)->flip(ia->made);
-    ia->flipped = true;
+    if (ia->first == ia) {
+        ops_of(ia)->flip(ia->made);
+        ia->flipped = true;
+    }
 }
 
 static void let_go(Action *a)
@@ -201,7 +221,7 @@ static void let_go(Action *a)
 static FreezeResult coroutine_fn store(Action *a, int64_t deadline_ns, Error **errp)
 {
     InternalAction *ia = (InternalAction *)a;
-    int ret = ops_of(ia)->store(ia->made);
+    int ret = ia->first == ia ? ops_of(ia)->store(ia->made) : 0;
 
     (void)deadline_ns;
     return ret == 0 || failed(ia, ret, errp) ? FREEZE_DONE : FREEZE_FAILED;
@@ -225,8 +245,10 @@ static void coroutine_fn settled(Action *a)
     InternalAction *ia = (InternalAction *)a;
     GroupMember *m = a->member;
 
-    ops_of(ia)->end(ia->made, true);
-    ia->made = NULL;
+    if (ia->made) {
+        ops_of(ia)->end(ia->made, true);
+        ia->made = NULL;
+    }
     m->state = SNAPSHOT_GROUP_STATE_SETTLED;
     m->longest_wait = atomic_load_explicit(&ia->node->longest_wait, memory_order_relaxed);
     m->settle_ns = 0; /* it was durable before */
@@ -237,6 +259,7 @@ static void free_action(Action *a)
     InternalAction *ia = (InternalAction *)a;
 
     node_unref(ia->node);
+    g_ptr_array_free(ia->names, true);
     g_free(ia->device);
     g_free(ia->name);
     g_free(ia);
@@ -271,5 +294,6 @@ void transaction_add_snapshot_internal(Transaction *t, const char *device, const
     ia->base.ops = &ops;
     ia->device = g_strdup(device);
     ia->name = g_strdup(name);
+    ia->names = g_ptr_array_new();
     transaction_add(t, &ia->base);
 }

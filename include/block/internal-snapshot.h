@@ -27,13 +27,12 @@ typedef struct InternalSnapshot InternalSnapshot; /* the driver's draft */
 typedef struct InternalSnapshotOps {
     /* All of n's, in their order; from memory. */
     struct SnapshotInfoList *(*list)(const Node *n);
-    /* 0 or a negative errno.  The id is the next free number; the date is now. */
-    int coroutine_fn (*begin)(Node *n, const char *name, InternalSnapshot **ret);
+    /* Of one state as many as there are names (an array of char *).  0 or a negative errno.  The ids are the next free numbers. */
+    int coroutine_fn (*begin)(Node *n, const GPtrArray *names, InternalSnapshot **ret);
     /* -ETIMEDOUT: clock_ns() passed the deadline; may be called again. */
     int coroutine_fn (*catch_up)(InternalSnapshot *s, int64_t deadline_ns);
     void (*flip)(InternalSnapshot *s);
     int coroutine_fn (*store)(InternalSnapshot *s);
-    const char *(*id)(const InternalSnapshot *s);
     /* Frees s.  Removing cannot fail for the caller: what could not be given back is leaked, and said in the log. */
     void coroutine_fn (*end)(InternalSnapshot *s, bool keep);
     /* Removes the one with both this id and this name (NULL: any, not both NULL), the first such; -ENOENT: there is none.  *ret: what it was. */

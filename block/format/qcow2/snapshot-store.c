@@ -22,12 +22,16 @@
 struct InternalSnapshot {
     Qcow2 *q;
     Draft *draft;
-    Qcow2Snapshot *s;      /* q->snapshots has it once it is stored */
-    ClusterIndex l1_first; /* where its L1 table will be */
-    uint64_t l1_clusters;
+    GPtrArray *made; /* Qcow2Snapshot *, of one state; q->snapshots has them once they are stored */
+    guint counted;   /* how many of them have references: the first has the draft's */
     bool flipped, stored;
-    bool unknown; /* whether it is in the file: nothing is given back */
+    bool unknown; /* whether they are in the file: nothing is given back */
 };
+
+static uint64_t l1_clusters(const Qcow2 *q, const Qcow2Snapshot *s)
+{
+    return s->l1.v ? div_up((uint64_t)s->l1_entries * 8, q->cluster_size) : 0;
+}
 
 /* ---- giving back what a snapshot had ---- */
 
@@ -218,19 +222,20 @@ static int coroutine_fn take_back(Qcow2 *q, Request *r)
     return ret;
 }
 
-/* A snapshot that the file does not have, with its L1 table. */
-static void coroutine_fn give_back(Qcow2 *q, Request *r, const uint64_t *l1, uint32_t entries,
-                                   HostOffset at)
+/* Snapshots that the file does not have, with their L1 tables; `counted` of them have references.  l1: what is in all of these tables. */
+static void coroutine_fn give_back(Qcow2 *q, Request *r, Qcow2Snapshot *const *gone, guint n,
+                                   guint counted, const uint64_t *l1)
 {
     int ret = qcow2_write_back(q, r); /* a table may be in memory only */
 
-    if (ret == 0) {
-        ret = release_all(q, r, l1, entries);
-    }
-    if (ret == 0 && entries > 0 && at.v) {
-        ret = refcount_release(q, r, cluster_of(at, q->cluster_bits),
-                               div_up((uint64_t)entries * 8, q->cluster_size),
-                               q->opt.discard_snapshot);
+    for (guint i = 0; i < n && ret == 0; i++) {
+        if (i < counted) {
+            ret = release_all(q, r, l1, gone[i]->l1_entries);
+        }
+        if (ret == 0 && l1_clusters(q, gone[i]) > 0) {
+            ret = refcount_release(q, r, cluster_of(gone[i]->l1, q->cluster_bits),
+                                   l1_clusters(q, gone[i]), q->opt.discard_snapshot);
+        }
     }
     if (ret == 0) {
         ret = take_back(q, r);
@@ -244,9 +249,80 @@ static void coroutine_fn give_back(Qcow2 *q, Request *r, const uint64_t *l1, uin
     }
 }
 
-/* ---- a new one ---- */
+/* ---- references of its own for another snapshot of the same state ---- */
 
-static char *next_id(const Qcow2 *q)
+static int coroutine_fn add_refs(Qcow2 *q, Request *r, ClusterIndex first, uint64_t count)
+{
+    uint64_t least, missing;
+    RefPins pins;
+    int ret;
+
+    co_mutex_lock(&q->alloc_lock);
+    refcount_pins_init(&pins);
+    do {
+        pthread_mutex_lock(&q->lock);
+        ret = refcount_change(q, first, count, 1, &least, &missing);
+        meta_changed(q);
+        pthread_mutex_unlock(&q->lock);
+        if (ret == -EAGAIN) {
+            ret = refcount_pin(q, r, &pins, missing);
+            ret = ret < 0 ? ret : -EAGAIN;
+        }
+    } while (ret == -EAGAIN);
+    refcount_unpin(&pins);
+    co_mutex_unlock(&q->alloc_lock);
+    return ret;
+}
+
+/* The L2 table in the file at `at`, and what it refers to. */
+static int coroutine_fn add_table(Qcow2 *q, Request *r, HostOffset at, uint64_t *buf)
+{
+    IoVector v;
+    int ret;
+
+    iov_init_buf(&v, buf, q->cluster_size);
+    ret = host_preadv(q, r, at, &v, 0);
+    for (uint64_t i = 0; ret == 0 && i < UINT64_C(1) << q->l2_bits; i++) {
+        ClusterIndex first = {0};
+        uint64_t count = entry_clusters(q, be64toh(buf[i]), &first);
+
+        if (count > 0) {
+            ret = add_refs(q, r, first, count);
+        }
+    }
+    return ret < 0 ? ret : add_refs(q, r, cluster_of(at, q->cluster_bits), 1);
+}
+
+/* What fails in the middle leaves leaked references. */
+static int coroutine_fn count_others(InternalSnapshot *n, Request *r)
+{
+    Qcow2 *q = n->q;
+    const uint64_t *l1 = draft_l1(n->draft);
+    uint64_t *buf;
+    int ret = 0;
+
+    if (n->counted == n->made->len) {
+        return 0;
+    }
+    buf = block_try_alloc(q->cluster_size);
+    ret = buf ? qcow2_write_back(q, r) : -ENOMEM;
+    while (ret == 0 && n->counted < n->made->len) {
+        for (uint32_t i = 0; i < draft_l1_entries(n->draft) && ret == 0; i++) {
+            HostOffset at = host(be64toh(l1[i]) & ENTRY_OFFSET_MASK);
+
+            if (at.v) {
+                ret = add_table(q, r, at, buf);
+            }
+        }
+        n->counted += ret == 0;
+    }
+    free(buf);
+    return ret;
+}
+
+/* ---- new ones ---- */
+
+static uint64_t highest_id(const Qcow2 *q)
 {
     uint64_t max = 0;
 
@@ -255,28 +331,26 @@ static char *next_id(const Qcow2 *q)
 
         max = MAX(max, g_ascii_strtoull(s->id, NULL, 10));
     }
-    return g_strdup_printf("%" G_GUINT64_FORMAT, max + 1);
+    return max;
 }
 
-static int coroutine_fn alloc_l1(InternalSnapshot *n, Request *r)
+static int coroutine_fn alloc_l1(Qcow2 *q, Request *r, Qcow2Snapshot *s)
 {
-    Qcow2 *q = n->q;
-    uint64_t bytes = (uint64_t)n->s->l1_entries * 8;
+    uint64_t count = div_up((uint64_t)s->l1_entries * 8, q->cluster_size);
+    ClusterIndex first;
     int ret;
 
-    n->l1_clusters = div_up(bytes, q->cluster_size);
-    if (n->l1_clusters == 0) {
+    if (count == 0) {
         return 0;
     }
-    ret = clusters_alloc_exact(q, r, n->l1_clusters, &n->l1_first);
+    ret = clusters_alloc_exact(q, r, count, &first);
     if (ret < 0) {
-        n->l1_clusters = 0;
         return ret;
     }
-    n->s->l1 = cluster_start(n->l1_first, q->cluster_bits);
+    s->l1 = cluster_start(first, q->cluster_bits);
     pthread_mutex_lock(&q->lock);
-    for (uint64_t i = 0; i < n->l1_clusters; i++) {
-        overlap_add(q, (ClusterIndex){n->l1_first.v + i});
+    for (uint64_t i = 0; i < count; i++) {
+        overlap_add(q, (ClusterIndex){first.v + i});
     }
     pthread_mutex_unlock(&q->lock);
     return 0;
@@ -284,57 +358,85 @@ static int coroutine_fn alloc_l1(InternalSnapshot *n, Request *r)
 
 static void free_new(InternalSnapshot *n)
 {
-    if (!n->stored) {
-        snapshot_free(n->s);
+    for (guint i = 0; i < n->made->len && !n->stored; i++) {
+        snapshot_free(g_ptr_array_index(n->made, i));
     }
+    g_ptr_array_free(n->made, true);
     draft_free(n->draft);
     g_free(n);
 }
 
 static void coroutine_fn undo(InternalSnapshot *n, Request *r)
 {
-    if (!n->flipped) {
-        draft_cancel(n->draft, r);
-        if (n->l1_clusters > 0) {
-            clusters_unalloc(n->q, r, n->l1_first, n->l1_clusters);
+    if (n->flipped && n->unknown) {
+        log_warn("%s: a new snapshot may be in the image; what it refers to stays",
+                 n->q->node->name);
+        return;
+    }
+    if (n->flipped) {
+        give_back(n->q, r, (Qcow2Snapshot *const *)n->made->pdata, n->made->len, n->counted,
+                  draft_l1(n->draft));
+        return;
+    }
+    draft_cancel(n->draft, r);
+    for (guint i = 0; i < n->made->len; i++) {
+        const Qcow2Snapshot *s = g_ptr_array_index(n->made, i);
+
+        if (l1_clusters(n->q, s) > 0) {
+            clusters_unalloc(n->q, r, cluster_of(s->l1, n->q->cluster_bits), l1_clusters(n->q, s));
         }
-    } else if (n->unknown) {
-        log_warn("%s: snapshot '%s' may be in the image; what it refers to stays", n->q->node->name,
-                 n->s->name);
-    } else {
-        give_back(n->q, r, draft_l1(n->draft), n->s->l1_entries, n->s->l1);
     }
 }
 
-static int coroutine_fn snapshot_begin(Node *node, const char *name, InternalSnapshot **ret)
+static InternalSnapshot *snapshot_new(Qcow2 *q, const GPtrArray *names)
+{
+    InternalSnapshot *n = g_new0(InternalSnapshot, 1);
+    uint64_t id = highest_id(q);
+
+    n->q = q;
+    n->draft = draft_new(q);
+    n->made = g_ptr_array_new();
+    n->counted = 1;
+    for (guint i = 0; i < names->len; i++) {
+        Qcow2Snapshot *s = g_new0(Qcow2Snapshot, 1);
+
+        s->id = g_strdup_printf("%" G_GUINT64_FORMAT, ++id);
+        s->name = g_strdup(g_ptr_array_index(names, i));
+        s->icount = UINT64_MAX;
+        s->l1_entries = draft_l1_entries(n->draft);
+        g_ptr_array_add(n->made, s);
+    }
+    return n;
+}
+
+static int coroutine_fn snapshot_begin(Node *node, const GPtrArray *names, InternalSnapshot **ret)
 {
     Qcow2 *q = qcow2_of(node);
     InternalSnapshot *n;
     Request r;
-    int err;
+    int err = 0;
 
     if (atomic_load(&q->corrupt)) {
         return -EIO;
     }
+<<<<<<< HEAD
     if (q->external) {
         return -ENOTSUP; /* there is one place only for each guest cluster */
     }
     if (q->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
+=======
+    if (q->snapshots->len + names->len > QCOW2_MAX_SNAPSHOTS) {
+>>>>>>> 91a17a3 (Several internal snapshots of one image in a transaction: of one state, each with references of its own)
         return -EFBIG;
     }
     if (q->draft) {
         return -EBUSY;
     }
-    n = g_new0(InternalSnapshot, 1);
-    n->q = q;
-    n->draft = draft_new(q);
-    n->s = g_new0(Qcow2Snapshot, 1);
-    n->s->id = next_id(q);
-    n->s->name = g_strdup(name);
-    n->s->icount = UINT64_MAX;
-    n->s->l1_entries = draft_l1_entries(n->draft);
+    n = snapshot_new(q, names);
     request_begin(&r, REQUEST_WRITE);
-    err = alloc_l1(n, &r);
+    for (guint i = 0; i < n->made->len && err == 0; i++) {
+        err = alloc_l1(q, &r, g_ptr_array_index(n->made, i));
+    }
     if (err == 0) {
         err = draft_count(n->draft, &r);
     }
@@ -373,15 +475,19 @@ static void snapshot_flip(InternalSnapshot *n)
 
     draft_flip(n->draft);
     n->flipped = true;
-    n->s->disk_size = atomic_load(&n->q->node->size);
-    n->s->date_sec = now / 1000000;
-    n->s->date_nsec = now % 1000000 * 1000;
-    n->s->vm_clock_ns = clock_ns() - started;
+    for (guint i = 0; i < n->made->len; i++) {
+        Qcow2Snapshot *s = g_ptr_array_index(n->made, i);
+
+        s->disk_size = atomic_load(&n->q->node->size);
+        s->date_sec = now / 1000000;
+        s->date_nsec = now % 1000000 * 1000;
+        s->vm_clock_ns = clock_ns() - started;
+    }
 }
 
-static int coroutine_fn write_l1(InternalSnapshot *n, Request *r)
+static int coroutine_fn write_l1(InternalSnapshot *n, Request *r, const Qcow2Snapshot *s)
 {
-    uint64_t len = n->l1_clusters << n->q->cluster_bits;
+    uint64_t len = l1_clusters(n->q, s) << n->q->cluster_bits;
     uint8_t *buf = len ? block_try_alloc(len) : NULL;
     int ret;
 
@@ -392,19 +498,22 @@ static int coroutine_fn write_l1(InternalSnapshot *n, Request *r)
         return -ENOMEM;
     }
     memset(buf, 0, len);
-    memcpy(buf, draft_l1(n->draft), (size_t)n->s->l1_entries * 8);
-    ret = edge_pwrite(n->q->file, r, host_to_child(n->s->l1), buf, len, 0);
+    memcpy(buf, draft_l1(n->draft), (size_t)s->l1_entries * 8);
+    ret = edge_pwrite(n->q->file, r, host_to_child(s->l1), buf, len, 0);
     free(buf);
     return ret;
 }
 
-static GPtrArray *list_without(const Qcow2 *q, const Qcow2Snapshot *s)
+/* The image's without `gone` (NULL: all of them). */
+static GPtrArray *list_without(const Qcow2 *q, GPtrArray *gone)
 {
     GPtrArray *list = g_ptr_array_new();
 
     for (guint i = 0; i < q->snapshots->len; i++) {
-        if (g_ptr_array_index(q->snapshots, i) != s) {
-            g_ptr_array_add(list, g_ptr_array_index(q->snapshots, i));
+        Qcow2Snapshot *s = g_ptr_array_index(q->snapshots, i);
+
+        if (!gone || !g_ptr_array_find(gone, s, NULL)) {
+            g_ptr_array_add(list, s);
         }
     }
     return list;
@@ -423,28 +532,36 @@ static int coroutine_fn write_list(Qcow2 *q, Request *r, GPtrArray *list, bool *
     return ret;
 }
 
-static int coroutine_fn snapshot_store(InternalSnapshot *n)
+static int coroutine_fn store(InternalSnapshot *n, Request *r)
 {
     GPtrArray *list;
-    Request r;
-    int ret;
+    int ret = count_others(n, r);
 
-    snapshot_build(n->s);
-    request_begin(&r, REQUEST_WRITE);
-    ret = write_l1(n, &r);
-    if (ret == 0) {
-        list = list_without(n->q, NULL);
-        g_ptr_array_add(list, n->s);
-        ret = write_list(n->q, &r, list, &n->unknown);
-        n->stored = ret == 0;
+    for (guint i = 0; i < n->made->len && ret == 0; i++) {
+        snapshot_build(g_ptr_array_index(n->made, i));
+        ret = write_l1(n, r, g_ptr_array_index(n->made, i));
     }
-    request_end(&r);
+    if (ret < 0) {
+        return ret;
+    }
+    list = list_without(n->q, NULL);
+    for (guint i = 0; i < n->made->len; i++) {
+        g_ptr_array_add(list, g_ptr_array_index(n->made, i));
+    }
+    ret = write_list(n->q, r, list, &n->unknown);
+    n->stored = ret == 0;
     return ret;
 }
 
-static const char *snapshot_id(const InternalSnapshot *n)
+static int coroutine_fn snapshot_store(InternalSnapshot *n)
 {
-    return n->s->id;
+    Request r;
+    int ret;
+
+    request_begin(&r, REQUEST_WRITE);
+    ret = store(n, &r);
+    request_end(&r);
+    return ret;
 }
 
 static void coroutine_fn snapshot_end(InternalSnapshot *n, bool keep)
@@ -456,7 +573,7 @@ static void coroutine_fn snapshot_end(InternalSnapshot *n, bool keep)
         if (n->stored) {
             bool unknown;
 
-            n->stored = write_list(n->q, &r, list_without(n->q, n->s), &unknown) < 0;
+            n->stored = write_list(n->q, &r, list_without(n->q, n->made), &unknown) < 0;
             n->unknown = n->stored;
         }
         undo(n, &r);
@@ -512,6 +629,7 @@ static Qcow2Snapshot *find(const Qcow2 *q, const char *id, const char *name)
 
 static int coroutine_fn remove_it(Qcow2 *q, Request *r, Qcow2Snapshot *s)
 {
+    g_autoptr(GPtrArray) gone = g_ptr_array_new();
     size_t len = (size_t)s->l1_entries * 8;
     uint64_t *l1 = block_try_alloc(MAX(len, 8));
     bool unknown;
@@ -521,10 +639,11 @@ static int coroutine_fn remove_it(Qcow2 *q, Request *r, Qcow2Snapshot *s)
         ret = edge_pread(q->file, r, host_to_child(s->l1), l1, len, 0);
     }
     if (ret == 0) {
-        ret = write_list(q, r, list_without(q, s), &unknown);
+        g_ptr_array_add(gone, s);
+        ret = write_list(q, r, list_without(q, gone), &unknown);
     }
     if (ret == 0) {
-        give_back(q, r, l1, s->l1_entries, s->l1);
+        give_back(q, r, &s, 1, 1, l1);
         snapshot_free(s);
     }
     free(l1);
@@ -562,7 +681,6 @@ const InternalSnapshotOps qcow2_snapshot_ops = {
     .catch_up = snapshot_catch_up,
     .flip = snapshot_flip,
     .store = snapshot_store,
-    .id = snapshot_id,
     .end = snapshot_end,
     .remove = snapshot_remove,
 };
