@@ -419,14 +419,10 @@ static int coroutine_fn snapshot_begin(Node *node, const GPtrArray *names, Inter
     if (atomic_load(&q->corrupt)) {
         return -EIO;
     }
-<<<<<<< HEAD
     if (q->external) {
         return -ENOTSUP; /* there is one place only for each guest cluster */
     }
-    if (q->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
-=======
     if (q->snapshots->len + names->len > QCOW2_MAX_SNAPSHOTS) {
->>>>>>> 91a17a3 (Several internal snapshots of one image in a transaction: of one state, each with references of its own)
         return -EFBIG;
     }
     if (q->draft) {
