@@ -51,7 +51,7 @@ UserBitmap *node_bitmap_find(const Node *n, const char *name)
     for (guint i = 0; n->bitmaps && i < n->bitmaps->len; i++) {
         UserBitmap *b = g_ptr_array_index(n->bitmaps, i);
 
-        if (strcmp(b->name, name) == 0) {
+        if (b->name && strcmp(b->name, name) == 0) {
             return b;
         }
     }

@@ -80,17 +80,28 @@ bool coroutine_fn qmp_blockdev_snapshot_internal_sync(const BlockdevSnapshotInte
     return run(t, errp);
 }
 
+static bool starts_job(const TransactionAction *a)
+{
+    return a->type == TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP;
+}
+
+static bool is_grouped(const TransactionProperties *p)
+{
+    return p && p->has_completion_mode && p->completion_mode == ACTION_COMPLETION_MODE_GROUPED;
+}
+
 /* completion-mode=grouped is for actions that start jobs; first of all checks. */
 static bool check_properties(const TransactionActionList *actions, const TransactionProperties *p,
                              Error **errp)
 {
-    if (p && p->has_completion_mode && p->completion_mode != ACTION_COMPLETION_MODE_INDIVIDUAL &&
-        actions) {
-        error_set(errp, ERROR_INVALID, NULL, "transaction",
-                  "Action '%s' does not support transaction property completion-mode = %s",
-                  qapi_enum_TransactionActionKind(actions->value->type),
-                  qapi_enum_ActionCompletionMode(p->completion_mode));
-        return false;
+    for (const TransactionActionList *a = actions; a && is_grouped(p); a = a->next) {
+        if (!starts_job(a->value)) {
+            error_set(errp, ERROR_INVALID, NULL, "transaction",
+                      "Action '%s' does not support transaction property completion-mode = %s",
+                      qapi_enum_TransactionActionKind(a->value->type),
+                      qapi_enum_ActionCompletionMode(p->completion_mode));
+            return false;
+        }
     }
     if (p && p->has_settle_timeout && (p->settle_timeout < 1 || p->settle_timeout > MAX_TIMEOUT)) {
         error_set(errp, ERROR_INVALID, "settle-timeout", "transaction",
@@ -114,10 +125,16 @@ static Transaction *build(const TransactionActionList *actions, const Transactio
 {
     Transaction *t = transaction_new();
 
+    if (is_grouped(p)) {
+        transaction_set_grouped(t);
+    }
     for (const TransactionActionList *a = actions; a; a = a->next) {
         switch (a->value->type) {
         case TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT_SYNC:
             add_snapshot_sync(t, a->value->u.blockdev_snapshot_sync.data);
+            break;
+        case TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP:
+            transaction_add_backup(t, a->value->u.blockdev_backup.data);
             break;
         case TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT:
             transaction_add_snapshot(t, a->value->u.blockdev_snapshot.data->node,

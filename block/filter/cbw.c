@@ -130,6 +130,11 @@ uint32_t cbw_cluster(const Cbw *c)
     return c->cluster;
 }
 
+Edge *cbw_target(const Cbw *c)
+{
+    return c->target;
+}
+
 int cbw_error(const Cbw *c)
 {
     return atomic_load_explicit(&((Cbw *)c)->error, memory_order_acquire);

@@ -75,6 +75,7 @@ int cbw_error(const Cbw *c);
 /* The clusters that are (still) to be copied, and the size of one. */
 DirtyBitmap *cbw_todo(Cbw *c);
 uint32_t cbw_cluster(const Cbw *c);
+Edge *cbw_target(const Cbw *c);
 /* What `only` does not mark need not be copied, nor read: from here on. */
 void cbw_restrict(Cbw *c, const DirtyBitmap *only);
 /* Bytes of the disk that a bitmap of clusters marks. */

@@ -29,6 +29,7 @@ static const EdgeOwner owners[] = {
     [JOB_STREAM] = {.describe = describe, .is_job = true, .job_type = "stream", .name = name_of},
     [JOB_CREATE] = {.describe = describe, .is_job = true, .job_type = "create", .name = name_of},
     [JOB_MIRROR] = {.describe = describe, .is_job = true, .job_type = "mirror", .name = name_of},
+    [JOB_BACKUP] = {.describe = describe, .is_job = true, .job_type = "backup", .name = name_of},
 };
 
 Edge *coroutine_fn job_add_node(Job *j, Node *n, const char *name, unsigned perm, unsigned shared,

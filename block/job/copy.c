@@ -222,7 +222,7 @@ static void coroutine_fn carry(void *opaque, unsigned index)
         ret = c->copy(c->opaque, piece.offset, piece.bytes, buf, &reading);
         if (ret == 0) {
             end_piece(c, &piece, true);
-            job_progress(c->job, piece.bytes);
+            job_progress(c->job, c->counts_itself ? 0 : piece.bytes);
             if (!hurry) {
                 write_behind(c, piece.bytes);
             }

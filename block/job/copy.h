@@ -43,6 +43,7 @@ typedef struct Copy {
         target; /* where it is written to; its storage is kept from caching too much; the caller's */
     uint64_t size;      /* bytes to look at */
     bool count_skipped; /* what scan finds nothing in counts as progress */
+    bool counts_itself; /* `copy` says how far the job has come */
     unsigned workers;   /* 0: as many as there are; at most that */
     uint64_t
         piece_max; /* the longest piece, bytes, if that is more than a granule; 0: COPY_PIECE_MAX */

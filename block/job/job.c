@@ -441,6 +441,7 @@ int job_type(const Job *j)
         [JOB_STREAM] = JOB_TYPE_STREAM,
         [JOB_CREATE] = JOB_TYPE_CREATE,
         [JOB_MIRROR] = JOB_TYPE_MIRROR,
+        [JOB_BACKUP] = JOB_TYPE_BACKUP,
     };
 
     return types[j->driver->kind];

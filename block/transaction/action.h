@@ -10,6 +10,7 @@
 
 #include "block/change.h"
 #include "block/graph.h"
+#include "block/job.h"
 #include "block/transaction.h"
 #include "group.h"
 
@@ -91,6 +92,7 @@ struct Transaction {
     int64_t
         flipped; /* ns since the epoch: when the state of internal snapshots was taken; 0: there are none */
     int64_t settle_timeout_ns;
+    JobGroup *jobs; /* of the jobs of all actions; NULL: each has its own */
     bool running;
     bool armed;            /* the change is: undo disarms it */
     bool recorded;         /* T2: there is no way back, but for a hold that expires or is aborted */
@@ -140,6 +142,7 @@ struct PlannedNode {
     Action *maker;        /* of a planned one */
     Node *made;           /* set by the maker when it has opened it */
     PlannedNode *overlay; /* on top of it in this transaction */
+    Action *filter;       /* puts a filter on top of it in this transaction */
     bool is_overlay;      /* of another in this transaction */
     Action *snapshots;    /* the first that makes an internal snapshot in it */
 };
@@ -173,6 +176,10 @@ void transaction_ended(Transaction *t);
 void coroutine_fn transaction_wait_other(int64_t deadline_ns);
 /* Some transaction has another state. */
 void transaction_wake_waiters(void);
+
+/* The bitmap of that name when the actions before a have been carried out; NULL: none. */
+struct UserBitmap;
+struct UserBitmap *planned_bitmap(const Action *a, const PlannedNode *p, const char *name);
 
 /* ---- actions ---- */
 Action *snapshot_sync_action_new(const SnapshotSyncArgs *args);

@@ -63,7 +63,7 @@ static BitmapAction *earlier(const Action *a, guint i)
 }
 
 /* The bitmap of that name when the actions before a have been carried out. */
-static UserBitmap *planned_bitmap(const Action *a, const PlannedNode *p, const char *name)
+UserBitmap *planned_bitmap(const Action *a, const PlannedNode *p, const char *name)
 {
     for (guint i = a->index; i-- > 0;) {
         BitmapAction *x = earlier(a, i);

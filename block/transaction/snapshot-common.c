@@ -63,6 +63,11 @@ bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_nam
                   old->overlay->name);
         return false;
     }
+    if (old->filter) {
+        error_set(errp, ERROR_BUSY, old->name, "snapshot",
+                  "Node '%s' is busy: block device is in use by block job: backup", old->name);
+        return false;
+    }
     if (old->real && (!check_busy(old->real, errp) || !planned_check_nesting(g, old, errp))) {
         return false;
     }

@@ -50,6 +50,9 @@ static void transaction_destroy(Transaction *t)
     }
     g_ptr_array_free(t->actions, true);
     planned_graph_free(t->graph);
+    if (t->jobs) {
+        job_group_unref(t->jobs);
+    }
     g_ptr_array_free(t->nodes, true);
     g_ptr_array_free(t->names, true);
     change_free(t->change);
@@ -78,6 +81,12 @@ void transaction_set_group(Transaction *t, const char *id, const char *digest)
     g_assert(!t->id && !t->digest);
     t->id = g_strdup(id);
     t->digest = g_strdup(digest);
+}
+
+void transaction_set_grouped(Transaction *t)
+{
+    g_assert(!t->jobs);
+    t->jobs = job_group_ref(job_group_new());
 }
 
 void transaction_set_settle_timeout(Transaction *t, int64_t ns)

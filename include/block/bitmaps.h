@@ -13,7 +13,7 @@
 struct BlockDirtyInfoList;
 
 typedef struct UserBitmap {
-    char *name;
+    char *name; /* NULL: it belongs to an operation, and only queries show it */
     DirtyBitmap *map;
     bool enabled;    /* the map records its node */
     bool persistent; /* stored in the image, by the node's driver, when nobody writes any more */

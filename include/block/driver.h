@@ -69,6 +69,7 @@ struct BlockDriver {
     const char *name; /* as in BlockdevDriver: "qcow2" */
     bool is_protocol, is_filter;
     bool supports_backing;
+    bool compresses;     /* takes REQ_COMPRESSED */
     bool reads_snapshot; /* of the filter below, not its disk (snapshot-access) */
     size_t state_size;
     /* Protocols that have names of their own, "nbd:…" or "nbd+unix://…": what stands before the first colon, a list with NULL at the

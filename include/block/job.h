@@ -33,6 +33,7 @@ typedef enum JobKind {
     JOB_STREAM,
     JOB_CREATE,
     JOB_MIRROR,
+    JOB_BACKUP,
 } JobKind;
 
 /* What to do about an error of storage; as BlockdevOnError. */

@@ -61,6 +61,11 @@ typedef struct BitmapArgs {
 } BitmapArgs;
 /* Copies args. */
 void transaction_add_bitmap(Transaction *t, BitmapVerb verb, const BitmapArgs *args);
+/* As blockdev-backup (BlockdevBackup); copied. */
+struct BlockdevBackup;
+void transaction_add_backup(Transaction *t, const struct BlockdevBackup *args);
+/* The jobs that its actions start end well together, or none does. */
+void transaction_set_grouped(Transaction *t);
 /* Always fails: "Transaction aborted using Abort action". */
 void transaction_add_abort(Transaction *t);
 
