@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How fast jobs merge chains, beside a peer; and what a client's requests take meanwhile."""
+"""How fast jobs merge chains and copy disks, beside a peer; and what a client's requests take meanwhile."""
 import subprocess
 import time
 
@@ -36,7 +36,12 @@ def job_run(binary, directory, mib, command, client):
     argv += ['--nbd-server', f'addr.type=unix,addr.path={socket}', '--export', 'nbd,id=e,node-name=disk,name=disk,writable=on']
     args = {'commit': ('block-commit', {'top-node': 'mid', 'base-node': 'base'}),
             'active commit': ('block-commit', {'base-node': 'base'}),
-            'stream': ('block-stream', {})}[command]
+            'stream': ('block-stream', {}),
+            'mirror': ('blockdev-mirror', {'target': 'copy', 'sync': 'full'})}[command]
+    if command == 'mirror':
+        (directory / 'copy').unlink(missing_ok=True)
+        images.create(directory / 'copy', f'{mib}M')
+        argv += ['--blockdev', f'driver=file,node-name=fcopy,filename={directory}/copy', '--blockdev', 'driver=qcow2,node-name=copy,file=fcopy']
     with Daemon(argv, binary=binary) as d:
         load = Load(socket, ['disk'], **CLIENT) if client else None
         result = {}

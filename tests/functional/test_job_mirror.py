@@ -404,6 +404,40 @@ def test_replaces(daemon, images):
     assert contents(path) == want
 
 
+@pytest.mark.parametrize('mode', ['background', 'write-blocking'])
+def test_to_another_daemon(daemon, images, mode):
+    """As for moving a guest with its storage: the target is an NBD export elsewhere."""
+    chain = Chain(images, 3)
+    want = bytearray(chain.contents())
+    path = img.create(images / 'there.qcow2', str(SIZE))
+    daemon('--blockdev', f'driver=qcow2,node-name=n,discard=unmap,file.driver=file,file.filename={path}',
+           '--nbd-server', f'addr.type=unix,addr.path={images}/there.sock', '--export', 'type=nbd,id=e,node-name=n,name=x,writable=on')
+    d = daemon(*chain.arguments())
+    d.cmd('blockdev-add', {'driver': 'nbd', 'node-name': 'tn', 'export': 'x', 'discard': 'unmap',
+                           'server': {'type': 'unix', 'path': str(images / 'there.sock')}})
+    d.cmd('blockdev-add', {'driver': 'raw', 'node-name': 't', 'file': 'tn', 'discard': 'unmap'})
+    mirror(d, sync='full', copy_mode=mode)
+    h = guest(chain)
+    for i in range(100):
+        h.pwrite(bytes([i + 1]) * 5000, i * 150000)
+        want[i * 150000:i * 150000 + 5000] = bytes([i + 1]) * 5000
+    wait_status(d, 'j', 'ready')
+    h.zero(2 * MIB, MIB)
+    want[MIB:3 * MIB] = bytes(2 * MIB)
+    if mode == 'write-blocking':
+        synced(d)
+        d.cmd('block-job-cancel', device='j')
+        finish(d, complete=False)
+        d.cmd('blockdev-del', node_name='t')
+    else:
+        finish(d)
+        h.pwrite(b'last', 0)
+        want[:4] = b'last'
+    assert h.pread(SIZE, 0) == want
+    h.shutdown()
+    assert img.contents(path, SIZE, share=True) == want
+
+
 # ---- drive-mirror ----
 
 

@@ -336,6 +336,102 @@ def test_blockpull(machine, base):
     m.end()
 
 
+def blockcopy(m, shallow=False, reuse=None, **options):
+    """virsh blockcopy of vda up to ready; the number of the target and the job."""
+    disk, path = 'vda', m.images / 'vda.copy'
+    m.nodes()
+    if reuse:
+        path = reuse
+    else:
+        path.touch(0o600)
+    number = m.storage(path)
+    below = m.names(disk)[1] if shallow and len(m.chains[disk]) > 1 else None
+    if not reuse:
+        job = f'create-libvirt-{number}-format'
+        m.d.cmd('blockdev-create', {'job-id': job, 'options': {
+            'driver': 'qcow2', 'file': f'libvirt-{number}-storage', 'size': SIZE, 'cluster-size': 65536,
+            **({'backing-file': str(m.chains[disk][1][1]), 'backing-fmt': 'qcow2'} if below else {})}})
+        m.conclude(job)
+    m.format(number, backing=None if reuse else below)
+    job = f'copy-{disk}-{m.top(disk)}'
+    reply = m.d.qmp.execute('blockdev-mirror', {'job-id': job, 'device': m.top(disk), 'target': f'libvirt-{number}-format',
+                                                'sync': 'top' if shallow else 'full', 'auto-finalize': True, 'auto-dismiss': False, **options})
+    assert reply == {'return': {}} and events_of(m.d, job)[:2] == ['created', 'running']
+    (info,) = m.d.cmd('query-block-jobs')
+    assert info['device'] == job and info['type'] == 'mirror' and {'speed', 'offset', 'len', 'ready'} <= set(info)
+    wait_status(m.d, job, 'ready')
+    assert m.d.qmp.execute('block-job-set-speed', {'device': job, 'speed': 1 << 40}) == {'return': {}}
+    return number, path, job
+
+
+def pivot(m, number, path, job, gone):
+    """gone: numbers of the pairs that are deleted after it."""
+    target = f'libvirt-{number}-format'
+    bitmap = {'node': target, 'name': 'libvirt-tmp-activewrite'}
+    assert m.d.qmp.execute('transaction', {'actions': [{'type': 'block-dirty-bitmap-add', 'data': {
+        **bitmap, 'persistent': False, 'disabled': False}}]}) == {'return': {}}
+    m.d.qmp.execute('job-complete', {'id': job})
+    wait_status(m.d, job, 'concluded')
+    seen = events_of(m.d, job)
+    assert seen.index('waiting') < seen.index('pending') < seen.index('BLOCK_JOB_COMPLETED') < seen.index('concluded')
+    assert error_of(m.d, job) is None
+    m.dismiss(job)
+    m.nodes()
+    assert m.d.qmp.execute('transaction', {'actions': [{'type': 'block-dirty-bitmap-remove', 'data': bitmap}]}) == {'return': {}}
+    for n in gone:
+        m.delete(n)
+    assert m.d.cmd('query-block-exports')[0]['node-name'] == target
+
+
+@pytest.mark.parametrize('options', [{}, {'copy-mode': 'write-blocking', 'granularity': 65536, 'buf-size': 1 << 20}],
+                         ids=['background', 'synchronous-writes'])
+def test_blockcopy_pivot(machine, options):
+    m = machine('vda')
+    m.snapshot('s1')
+    number, path, job = blockcopy(m, **options)
+    pivot(m, number, path, job, [n for n, _ in m.chains['vda']])
+    m.chains['vda'] = [(number, path)]
+    m.end()
+
+
+def test_blockcopy_finish(machine):
+    m = machine('vda')
+    number, path, job = blockcopy(m)
+    assert m.d.qmp.execute('block-job-cancel', {'device': job}) == {'return': {}}
+    m.conclude(job)
+    m.delete(number)
+    m.end()
+    img.check(path)
+
+
+def test_blockcopy_shallow(machine):
+    """The copy has what the uppermost image had, on the same backing images."""
+    m = machine('vda')
+    for name in ('s1', 's2'):
+        m.snapshot(name)
+    number, path, job = blockcopy(m, shallow=True)
+    top, *below = m.chains['vda']
+    pivot(m, number, path, job, [top[0]])
+    m.chains['vda'] = [(number, path), *below]
+    m.end()
+
+
+def test_blockcopy_shallow_reuse_external(machine):
+    """The copy gets its backing image, a second pair of nodes for it, while the job writes to it."""
+    m = machine('vda')
+    m.snapshot('s1')
+    base = m.chains['vda'][1][1]
+    copy = img.create(m.images / 'vda.copy', str(SIZE), backing=base)
+    number, path, job = blockcopy(m, shallow=True, reuse=copy)
+    second = m.storage(base)
+    m.add({'node-name': f'libvirt-{second}-format', 'read-only': True, 'driver': 'qcow2', 'file': f'libvirt-{second}-storage', 'backing': None})
+    assert m.d.qmp.execute('transaction', {'actions': [{'type': 'blockdev-snapshot', 'data': {
+        'node': f'libvirt-{second}-format', 'overlay': f'libvirt-{number}-format'}}]}) == {'return': {}}
+    pivot(m, number, path, job, [n for n, _ in m.chains['vda']])
+    m.chains['vda'] = [(number, path), (second, base)]
+    m.end()
+
+
 def test_backing_image_writable_for_a_moment(machine):
     """As for bitmaps of a backing image: reopened read-write with its full options, and back."""
     m = machine('vda')
