@@ -19,19 +19,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static char *unnamed_describe(void *opaque)
+char *edge_owner_unnamed_describe(void *opaque)
 {
     (void)opaque;
     return g_strdup("an unnamed block device");
 }
 
-static char *unnamed_name(void *opaque)
+char *edge_owner_unnamed_name(void *opaque)
 {
     (void)opaque;
     return g_strdup("");
 }
 
-const EdgeOwner edge_owner_unnamed = {.describe = unnamed_describe, .name = unnamed_name};
+const EdgeOwner edge_owner_unnamed = {.describe = edge_owner_unnamed_describe,
+                                      .name = edge_owner_unnamed_name};
 
 static void link_parent(Edge *e, Node *n)
 {

@@ -17,18 +17,6 @@
 static GPtrArray *exports; /* Export *, oldest first */
 static GPtrArray *waiters; /* Coroutine *: for any export to be gone */
 
-static char *describe(void *opaque)
-{
-    (void)opaque;
-    return g_strdup("an unnamed block device");
-}
-
-static char *owner_name(void *opaque)
-{
-    (void)opaque;
-    return g_strdup("");
-}
-
 static void resized(void *opaque)
 {
     Export *e = opaque;
@@ -48,8 +36,8 @@ static bool bears_inactive(void *opaque)
     return ((Export *)opaque)->allow_inactive;
 }
 
-static const EdgeOwner owner = {.describe = describe,
-                                .name = owner_name,
+static const EdgeOwner owner = {.describe = edge_owner_unnamed_describe,
+                                .name = edge_owner_unnamed_name,
                                 .id = owner_id,
                                 .resized = resized,
                                 .bears_inactive = bears_inactive};

@@ -71,6 +71,9 @@ typedef struct EdgeOwner {
 
 /* A user without a name: "an unnamed block device". */
 extern const EdgeOwner edge_owner_unnamed;
+/* Its parts, for owners that have more to say. */
+char *edge_owner_unnamed_describe(void *opaque);
+char *edge_owner_unnamed_name(void *opaque);
 
 struct Edge {
     /* ---- any thread ---- */
