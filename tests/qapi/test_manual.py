@@ -101,39 +101,39 @@ def test_manual_is_current(tmp_path):
 def test_parts_and_places(tmp_path, monkeypatch):
     """What pages of other sources take of it; names that differ in their case have places of their own."""
     schema = load(tmp_path, monkeypatch, """
-        ##
-        # @Kind:
-        #
-        # @one: 1
-        # @two: 2
-        ##
-        { 'enum': 'Kind', 'data': [ 'one', { 'name': 'two', 'if': 'T' } ] }
-        ##
-        # @Base:
-        #
-        # @deep: from the base
-        ##
-        { 'struct': 'Base', 'data': { 'deep': 'str' } }
-        ##
-        # @One:
-        #
-        # The first.
-        #
-        # @x: a number
-        ##
-        { 'struct': 'One', 'base': 'Base', 'data': { '*x': 'int' } }
-        ##
-        # @All:
-        #
-        # @kind: which
-        # @id: its name
-        ##
-        { 'union': 'All', 'base': { 'kind': 'Kind', 'id': 'str' }, 'discriminator': 'kind',
-          'data': { 'one': 'One', 'two': { 'type': 'Base', 'if': 'T' } } }
-        ##
-        # @all:
-        ##
-        { 'command': 'all' }""")
+##
+# @Kind:
+#
+# @one: 1
+# @two: 2
+##
+{ 'enum': 'Kind', 'data': [ 'one', { 'name': 'two', 'if': 'T' } ] }
+##
+# @Base:
+#
+# @deep: from the base
+##
+{ 'struct': 'Base', 'data': { 'deep': 'str' } }
+##
+# @One:
+#
+# The first.
+#
+# @x: a number
+##
+{ 'struct': 'One', 'base': 'Base', 'data': { '*x': 'int' } }
+##
+# @All:
+#
+# @kind: which
+# @id: its name
+##
+{ 'union': 'All', 'base': { 'kind': 'Kind', 'id': 'str' }, 'discriminator': 'kind',
+  'data': { 'one': 'One', 'two': { 'type': 'Base', 'if': 'T' } } }
+##
+# @all:
+##
+{ 'command': 'all' }""")
     assert gen_manual.part(schema, 'members', 'All') == '- `kind` (`Kind`): which\n- `id` (`str`): its name'
     assert gen_manual.part(schema, 'kinds', 'All') == (
         '### one\n\nThe first.\n\n- `x` (`int`, optional): a number\n- `deep` (`str`): from the base')
