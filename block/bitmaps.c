@@ -4,6 +4,7 @@
  */
 #include "block/bitmaps.h"
 #include "qapi-types.h"
+#include "util/rcu.h"
 #include <string.h>
 
 UserBitmap *user_bitmap_new(const char *name)
@@ -104,10 +105,13 @@ static void coroutine_fn resize_one(Node *n, UserBitmap *b, uint64_t size)
         node_record(n, fresh);
     }
     dirty_bitmap_merge(fresh, old);
-    b->map = fresh;
+    __atomic_store_n(&b->map, fresh, __ATOMIC_RELEASE);
     if (b->enabled) {
         node_unrecord(n, old);
         dirty_bitmap_merge(fresh, old); /* what was marked in between */
+    }
+    if (b->busy) {
+        co_rcu_synchronize(); /* exports read it from their threads */
     }
     dirty_bitmap_free(old);
 }

@@ -165,7 +165,7 @@ int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset
             if (ret_depth) {
                 *ret_depth = decided ? depth : below_end ? depth : 0;
             }
-            ret = !decided || (ret & STATUS_ZERO) ? STATUS_ZERO : STATUS_DATA;
+            ret = !decided || (ret & STATUS_ZERO) ? STATUS_ZERO : ret & STATUS_DATA;
             return ret | (offset.v + pnum >= top_size ? STATUS_EOF : 0) |
                    (decided ? STATUS_ALLOCATED : 0);
         }

@@ -30,6 +30,8 @@ bool coroutine_fn qmp_nbd_server_add(const NbdServerAddArg *arg, Error **errp)
 {
     const char *name = arg->name ? arg->name : arg->device;
     BlockExportOptions o = {.type = BLOCK_EXPORT_TYPE_NBD, .has_writable = true};
+    BlockDirtyBitmapOrStr bitmap = {.type = QAPI_KIND_STRING, .u.local = arg->bitmap};
+    BlockDirtyBitmapOrStrList bitmaps = {.value = &bitmap};
     Node *n;
 
     if (!nbd_server_running()) {
@@ -50,6 +52,7 @@ bool coroutine_fn qmp_nbd_server_add(const NbdServerAddArg *arg, Error **errp)
     o.writable = arg->has_writable && arg->writable && !node_is_read_only(n);
     o.u.nbd.name = (char *)name;
     o.u.nbd.description = arg->description;
+    o.u.nbd.bitmaps = arg->bitmap ? &bitmaps : NULL;
     return blockdev_activate_for_export(o.node_name, errp) && export_add(&o, errp);
 }
 

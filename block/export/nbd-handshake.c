@@ -50,6 +50,13 @@ static int coroutine_fn reply_error(NbdConn *c, uint32_t option, uint32_t type, 
     return reply(c, option, type, text, strlen(text));
 }
 
+static int coroutine_fn reply_unknown(NbdConn *c, uint32_t option, const char *name)
+{
+    g_autofree char *text = g_strdup_printf("export '%s' not present", name);
+
+    return reply_error(c, option, NBD_REP_ERR_UNKNOWN, text);
+}
+
 static bool take_u16(Data *d, uint16_t *ret)
 {
     if (d->left < 2) {
@@ -166,14 +173,15 @@ static int coroutine_fn send_info(NbdConn *c, uint32_t option, const char *name,
 
 static void forget_contexts(NbdConn *c)
 {
-    c->ctx_allocation = c->ctx_depth = false;
-    g_clear_pointer(&c->ctx_export, g_free);
+    if (c->contexts) {
+        g_array_set_size(c->contexts, 0);
+    }
 }
 
 static int coroutine_fn option_go(NbdConn *c, uint32_t option, Data *d, bool *ret_go)
 {
     g_autofree char *name = take_string(d);
-    NbdExportFacts facts;
+    g_auto(NbdExportFacts) facts = {0};
     uint16_t count;
     int ret;
 
@@ -181,10 +189,9 @@ static int coroutine_fn option_go(NbdConn *c, uint32_t option, Data *d, bool *re
         return reply_error(c, option, NBD_REP_ERR_INVALID, "malformed request");
     }
     if (!nbd_export_look(name, &facts)) {
-        return reply_error(c, option, NBD_REP_ERR_UNKNOWN, "no such export");
+        return reply_unknown(c, option, name);
     }
     ret = send_info(c, option, name, &facts, d, count);
-    g_free(facts.description);
     if (ret < 0) {
         return ret;
     }
@@ -192,7 +199,7 @@ static int coroutine_fn option_go(NbdConn *c, uint32_t option, Data *d, bool *re
         if (!nbd_export_enter(name, c)) {
             return reply_error(c, option, NBD_REP_ERR_UNKNOWN, "the export has just been removed");
         }
-        if (g_strcmp0(c->ctx_export, name) != 0) {
+        if (c->exp->unique != c->ctx_unique) {
             forget_contexts(c);
         }
         *ret_go = true;
@@ -208,17 +215,16 @@ static int coroutine_fn option_export_name(NbdConn *c, Data *d, bool *ret_go)
         uint16_t flags;
         uint8_t zeroes[124];
     } r = {0};
-    NbdExportFacts facts;
+    g_auto(NbdExportFacts) facts = {0};
 
     /* This option cannot be answered with an error: the connection ends. */
     if (!nbd_export_look(name, &facts) || !nbd_export_enter(name, c)) {
         log_warn_limited("NBD client %s: no export '%.100s': disconnected", c->peer, name);
         return -ENOENT;
     }
-    g_free(facts.description);
     r.size = htobe64(facts.size);
     r.flags = htobe16(facts.flags);
-    if (g_strcmp0(c->ctx_export, name) != 0) {
+    if (c->exp->unique != c->ctx_unique) {
         forget_contexts(c);
     }
     *ret_go = true;
@@ -235,21 +241,54 @@ static int coroutine_fn send_context(NbdConn *c, uint32_t option, uint32_t id, c
     return reply(c, option, NBD_REP_META_CONTEXT, b->data, b->len);
 }
 
-/* Does a query name `context`?  For listing, "base:" and the like name all in it. */
+/* Does a query name `context`?  For listing, what ends with a colon names all that begin so. */
 static bool query_matches(const char *query, const char *context, bool listing)
 {
-    const char *colon = strchr(context, ':');
-
     return strcmp(query, context) == 0 ||
-           (listing && strncmp(query, context, colon - context + 1) == 0 &&
-            strlen(query) == (size_t)(colon - context + 1));
+           (listing && g_str_has_suffix(query, ":") && g_str_has_prefix(context, query));
+}
+
+/* All that the export has: number - NBD_CONTEXT_ALLOCATION is the index.  NULL where there is none. */
+static GPtrArray *offered_contexts(const NbdExportFacts *f)
+{
+    GPtrArray *names = g_ptr_array_new();
+
+    g_ptr_array_add(names, (gpointer) "base:allocation");
+    g_ptr_array_add(names, f->allocation_depth ? (gpointer) "qemu:allocation-depth" : NULL);
+    for (char **b = f->bitmap_contexts; *b; b++) {
+        g_ptr_array_add(names, *b);
+    }
+    return names;
+}
+
+static bool select_contexts(const GPtrArray *offered, Data *d, uint32_t count, bool listing,
+                            bool *selected)
+{
+    for (guint i = 0; i < offered->len; i++) {
+        selected[i] = listing && count == 0 && g_ptr_array_index(offered, i);
+    }
+    while (count-- > 0) {
+        g_autofree char *query = take_string(d);
+
+        if (!query) {
+            return false;
+        }
+        for (guint i = 0; i < offered->len; i++) {
+            const char *context = g_ptr_array_index(offered, i);
+
+            selected[i] |= context && query_matches(query, context, listing);
+        }
+    }
+    return d->left == 0;
 }
 
 static int coroutine_fn option_meta_context(NbdConn *c, uint32_t option, Data *d)
 {
-    bool listing = option == NBD_OPT_LIST_META_CONTEXT, allocation = false, depth = false;
+    bool listing = option == NBD_OPT_LIST_META_CONTEXT;
+    g_auto(NbdExportFacts) facts = {0};
+    g_autoptr(GPtrArray) offered = NULL;
+    g_autofree bool *selected = NULL;
     g_autofree char *name = NULL;
-    NbdExportFacts facts;
     uint32_t count;
     int ret = 0;
 
@@ -264,33 +303,25 @@ static int coroutine_fn option_meta_context(NbdConn *c, uint32_t option, Data *d
         return reply_error(c, option, NBD_REP_ERR_INVALID, "malformed request");
     }
     if (!nbd_export_look(name, &facts)) {
-        return reply_error(c, option, NBD_REP_ERR_UNKNOWN, "no such export");
+        return reply_unknown(c, option, name);
     }
-    g_free(facts.description);
-    allocation = depth = listing && count == 0;
-    for (uint32_t i = 0; i < count; i++) {
-        g_autofree char *query = take_string(d);
-
-        if (!query) {
-            return reply_error(c, option, NBD_REP_ERR_INVALID, "malformed request");
-        }
-        allocation |= query_matches(query, "base:allocation", listing);
-        depth |= query_matches(query, "qemu:allocation-depth", listing);
-    }
-    if (d->left) {
+    offered = offered_contexts(&facts);
+    selected = g_new(bool, offered->len);
+    if (!select_contexts(offered, d, count, listing, selected)) {
         return reply_error(c, option, NBD_REP_ERR_INVALID, "malformed request");
     }
-    depth &= facts.allocation_depth;
-    if (!listing) {
-        c->ctx_allocation = allocation;
-        c->ctx_depth = depth;
-        c->ctx_export = g_strdup(name);
-    }
-    if (allocation) {
-        ret = send_context(c, option, NBD_CONTEXT_ALLOCATION, "base:allocation");
-    }
-    if (ret == 0 && depth) {
-        ret = send_context(c, option, NBD_CONTEXT_DEPTH, "qemu:allocation-depth");
+    c->ctx_unique = listing ? c->ctx_unique : facts.unique;
+    for (guint i = 0; i < offered->len && ret == 0; i++) {
+        uint32_t id = NBD_CONTEXT_ALLOCATION + i;
+
+        if (!selected[i]) {
+            continue;
+        }
+        if (!listing) {
+            c->contexts = c->contexts ? c->contexts : g_array_new(false, false, sizeof(uint32_t));
+            g_array_append_val(c->contexts, id);
+        }
+        ret = send_context(c, option, id, g_ptr_array_index(offered, i));
     }
     return ret < 0 ? ret : reply(c, option, NBD_REP_ACK, NULL, 0);
 }

@@ -107,8 +107,10 @@ enum {
 #define NBD_MAX_NAME    4096u
 #define NBD_MAX_OPTION  (64u * 1024)
 
-/* Our numbers for meta contexts. */
-enum { NBD_CONTEXT_ALLOCATION = 1, NBD_CONTEXT_DEPTH = 2 };
+enum { NBD_STATE_DIRTY = 1 };
+
+/* Our numbers for meta contexts; those of bitmaps follow, in the export's order. */
+enum { NBD_CONTEXT_ALLOCATION = 1, NBD_CONTEXT_DEPTH = 2, NBD_CONTEXT_BITMAPS = 3 };
 
 /* ---- connections ---- */
 
@@ -118,10 +120,12 @@ typedef struct NbdRequest NbdRequest;
 
 struct NbdExport {
     Export base;
+    uint64_t unique; /* no other export of this process has it, or ever had */
     char *name, *description;
     bool allocation_depth;
-    GPtrArray *conns;        /* NbdConn *; control thread */
-    GPtrArray *idle_waiters; /* Coroutine * */
+    struct NbdBitmaps *bitmaps; /* NULL: none; constant */
+    GPtrArray *conns;           /* NbdConn *; control thread */
+    GPtrArray *idle_waiters;    /* Coroutine * */
 };
 
 struct NbdConn {
@@ -133,8 +137,8 @@ struct NbdConn {
     NbdExport *exp;
     /* handshake */
     bool no_zeroes, structured;
-    bool ctx_allocation, ctx_depth;
-    char *ctx_export; /* the export that contexts were set for */
+    GArray *contexts;    /* of uint32_t: numbers of the meta contexts that the client has chosen */
+    uint64_t ctx_unique; /* of the export that they were chosen of */
     unsigned handshake_seconds;
     Timer handshake_timer;
     /* transmission, on the export's thread (nbd-transmission.c) */
@@ -149,6 +153,22 @@ struct NbdConn {
     NbdRequest *pool;
 };
 
+/* ---- meta contexts of bitmaps: nbd-bitmaps.c ---- */
+
+struct BlockDirtyBitmapOrStrList;
+typedef struct NbdBitmaps NbdBitmaps;
+
+/* Takes the bitmaps that options name into use, for an export of n.  Control thread.  NULL with *errp unset: there are none. */
+NbdBitmaps *coroutine_fn nbd_bitmaps_new(Node *n, bool writable,
+                                         const struct BlockDirtyBitmapOrStrList *names,
+                                         Error **errp);
+void nbd_bitmaps_free(NbdBitmaps *b);
+/* "qemu:dirty-bitmap:NAME" of each; the caller frees them. */
+char **nbd_bitmaps_contexts(const NbdBitmaps *b);
+/* What the i-th says from offset on, at most `bytes`.  Any thread. */
+bool nbd_bitmaps_next(const NbdBitmaps *b, unsigned i, uint64_t offset, uint64_t bytes,
+                      uint64_t *ret_bytes);
+
 /* nbd-handshake.c: true when the client is to be served c->exp; false: it has gone or must go. */
 bool coroutine_fn nbd_handshake(NbdConn *c);
 /* nbd-transmission.c: serves until the client is gone and its requests have ended. */
@@ -156,11 +176,15 @@ void coroutine_fn nbd_transmission(NbdConn *c);
 
 /* What a handshake tells of an export. */
 typedef struct NbdExportFacts {
-    uint64_t size;
+    uint64_t unique, size;
     uint16_t flags;
     bool allocation_depth;
-    char *description; /* the caller's to free */
+    /* the caller's to free */
+    char *description;
+    char **bitmap_contexts;
 } NbdExportFacts;
+void nbd_export_facts_clear(NbdExportFacts *f);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(NbdExportFacts, nbd_export_facts_clear)
 
 /* One request of a client; its buffers are kept for the next one. */
 struct NbdRequest {
@@ -178,8 +202,19 @@ struct NbdRequest {
     GByteArray *chunks; /* instead of both: whole chunks (block status) */
 };
 
+/* What each piece of a structured answer begins with. */
+typedef struct __attribute__((packed)) NbdChunkHeader {
+    uint32_t magic;
+    uint16_t flags, type;
+    uint64_t cookie;
+    uint32_t length;
+} NbdChunkHeader;
+NbdChunkHeader nbd_chunk_header(const NbdRequest *q, bool done, uint16_t type, uint32_t length);
+
 /* nbd-request.c: carries it out and fills in the answer. */
 void coroutine_fn nbd_request_run(NbdRequest *q);
+/* nbd-status.c: the answer to a request for block status. */
+int coroutine_fn nbd_block_status_run(NbdRequest *q, Edge *e, Request *r);
 /* Makes the answer to what was found wrong before it could be run. */
 void nbd_request_fail(NbdRequest *q, uint32_t error);
 /* Room for len bytes of data; false: no memory. */

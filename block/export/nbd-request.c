@@ -14,20 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_EXTENTS 2048
 #define CACHE_PIECE (1024u * 1024)
 
 typedef struct __attribute__((packed)) SimpleReply {
     uint32_t magic, error;
     uint64_t cookie;
 } SimpleReply;
-
-typedef struct __attribute__((packed)) ChunkHeader {
-    uint32_t magic;
-    uint16_t flags, type;
-    uint64_t cookie;
-    uint32_t length;
-} ChunkHeader;
 
 static uint32_t error_of(int err)
 {
@@ -70,10 +62,10 @@ static void simple_reply(NbdRequest *q, uint32_t error)
     put_head(q, &r, sizeof(r));
 }
 
-static ChunkHeader chunk(const NbdRequest *q, bool done, uint16_t type, uint32_t length)
+NbdChunkHeader nbd_chunk_header(const NbdRequest *q, bool done, uint16_t type, uint32_t length)
 {
-    return (ChunkHeader){htobe32(NBD_STRUCTURED_MAGIC), htobe16(done ? NBD_REPLY_FLAG_DONE : 0),
-                         htobe16(type), q->cookie, htobe32(length)};
+    return (NbdChunkHeader){htobe32(NBD_STRUCTURED_MAGIC), htobe16(done ? NBD_REPLY_FLAG_DONE : 0),
+                            htobe16(type), q->cookie, htobe32(length)};
 }
 
 static bool wants_structured(const NbdRequest *q)
@@ -91,7 +83,7 @@ void nbd_request_fail(NbdRequest *q, uint32_t error)
             uint32_t error;
             uint16_t message_length;
         } e = {htobe32(error), 0};
-        ChunkHeader h = chunk(q, true, NBD_REPLY_TYPE_ERROR, sizeof(e));
+        NbdChunkHeader h = nbd_chunk_header(q, true, NBD_REPLY_TYPE_ERROR, sizeof(e));
 
         put_head(q, &h, sizeof(h));
         put_head(q, &e, sizeof(e));
@@ -115,17 +107,19 @@ static int coroutine_fn do_read(NbdRequest *q, Edge *e, Request *r)
         q->data_len = q->length;
         simple_reply(q, 0);
     } else if (q->length > 0 && buffer_is_zero(q->buf, q->length)) {
-        ChunkHeader h = chunk(q, true, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(offset) + sizeof(length));
+        NbdChunkHeader h =
+            nbd_chunk_header(q, true, NBD_REPLY_TYPE_OFFSET_HOLE, sizeof(offset) + sizeof(length));
 
         put_head(q, &h, sizeof(h));
         put_head(q, &offset, sizeof(offset));
         put_head(q, &length, sizeof(length));
     } else if (q->length == 0) {
-        ChunkHeader h = chunk(q, true, NBD_REPLY_TYPE_NONE, 0);
+        NbdChunkHeader h = nbd_chunk_header(q, true, NBD_REPLY_TYPE_NONE, 0);
 
         put_head(q, &h, sizeof(h));
     } else {
-        ChunkHeader h = chunk(q, true, NBD_REPLY_TYPE_OFFSET_DATA, sizeof(offset) + q->length);
+        NbdChunkHeader h =
+            nbd_chunk_header(q, true, NBD_REPLY_TYPE_OFFSET_DATA, sizeof(offset) + q->length);
 
         q->data_len = q->length;
         put_head(q, &h, sizeof(h));
@@ -156,97 +150,6 @@ static int coroutine_fn do_cache(NbdRequest *q, Edge *e, Request *r)
         done += len;
     }
     free(buf);
-    return ret;
-}
-
-typedef struct Extents {
-    struct {
-        uint32_t length, flags;
-    } list[MAX_EXTENTS];
-    unsigned n;
-    uint64_t covered;
-} Extents;
-
-static bool add_extent(Extents *x, uint64_t length, uint32_t flags)
-{
-    if (x->n > 0 && x->list[x->n - 1].flags == flags &&
-        length <= UINT32_MAX - x->list[x->n - 1].length) {
-        x->list[x->n - 1].length += length;
-    } else if (x->n == MAX_EXTENTS) {
-        return false;
-    } else {
-        x->list[x->n].length = length;
-        x->list[x->n++].flags = flags;
-    }
-    x->covered += length;
-    return true;
-}
-
-static int coroutine_fn get_extents(NbdRequest *q, Edge *e, Request *r, bool depth_wanted,
-                                    Extents *x)
-{
-    bool one = q->flags & NBD_CMD_FLAG_REQ_ONE;
-
-    while (x->covered < q->length) {
-        uint64_t len;
-        int depth, ret = edge_block_status_above(e, r, guest(q->offset + x->covered),
-                                                 q->length - x->covered, 0, &len, &depth);
-        uint32_t flags;
-
-        if (ret < 0) {
-            return ret;
-        }
-        flags = depth_wanted        ? (uint32_t)depth
-                : ret & STATUS_ZERO ? NBD_STATE_HOLE | NBD_STATE_ZERO
-                                    : 0;
-        if (one && x->n == 1 && x->list[0].flags != flags) {
-            break;
-        }
-        if (!add_extent(x, len, flags)) {
-            break;
-        }
-    }
-    return 0;
-}
-
-static void append_extents(NbdRequest *q, uint32_t context, const Extents *x, bool done)
-{
-    uint32_t be = htobe32(context);
-    ChunkHeader h = chunk(q, done, NBD_REPLY_TYPE_BLOCK_STATUS, sizeof(be) + x->n * 8);
-
-    g_byte_array_append(q->chunks, (guint8 *)&h, sizeof(h));
-    g_byte_array_append(q->chunks, (guint8 *)&be, sizeof(be));
-    for (unsigned i = 0; i < x->n; i++) {
-        uint32_t pair[2] = {htobe32(x->list[i].length), htobe32(x->list[i].flags)};
-
-        g_byte_array_append(q->chunks, (guint8 *)pair, sizeof(pair));
-    }
-}
-
-static int coroutine_fn do_block_status(NbdRequest *q, Edge *e, Request *r)
-{
-    const NbdConn *c = q->conn;
-    g_autofree Extents *x = NULL;
-    int ret = 0;
-
-    if ((!c->ctx_allocation && !c->ctx_depth) || q->length == 0) {
-        return -EINVAL;
-    }
-    x = g_new(Extents, 1);
-    q->chunks = g_byte_array_new();
-    if (c->ctx_allocation) {
-        x->n = x->covered = 0;
-        ret = get_extents(q, e, r, false, x);
-        append_extents(q, NBD_CONTEXT_ALLOCATION, x, !c->ctx_depth);
-    }
-    if (ret == 0 && c->ctx_depth) {
-        x->n = x->covered = 0;
-        ret = get_extents(q, e, r, true, x);
-        append_extents(q, NBD_CONTEXT_DEPTH, x, true);
-    }
-    if (ret < 0) {
-        g_clear_pointer(&q->chunks, g_byte_array_unref);
-    }
     return ret;
 }
 
@@ -307,7 +210,7 @@ static int coroutine_fn run(NbdRequest *q, Edge *e, Request *r)
     case NBD_CMD_CACHE:
         return do_cache(q, e, r);
     default:
-        return do_block_status(q, e, r);
+        return nbd_block_status_run(q, e, r);
     }
 }
 

@@ -59,6 +59,8 @@ static bool coroutine_fn nbd_create(Export *base, const BlockExportOptions *opti
     NbdExport *e = (NbdExport *)base;
     const BlockExportOptionsNbd *o = &options->u.nbd;
     const char *name = o->name ? o->name : options->node_name;
+    static uint64_t made;
+    NbdBitmaps *bitmaps;
     bool taken = false;
 
     if (!server || server->stopping) {
@@ -75,6 +77,10 @@ static bool coroutine_fn nbd_create(Export *base, const BlockExportOptions *opti
                   o->description);
         return false;
     }
+    bitmaps = nbd_bitmaps_new(base->edge->target, base->writable, o->bitmaps, errp);
+    if (o->bitmaps && !bitmaps) {
+        return false;
+    }
     pthread_mutex_lock(&exports_lock);
     if (!nbd_exports) {
         nbd_exports = g_ptr_array_new();
@@ -83,6 +89,8 @@ static bool coroutine_fn nbd_create(Export *base, const BlockExportOptions *opti
         taken |= strcmp(((NbdExport *)g_ptr_array_index(nbd_exports, i))->name, name) == 0;
     }
     if (!taken) {
+        e->unique = ++made;
+        e->bitmaps = bitmaps;
         e->name = g_strdup(name);
         e->description = g_strdup(o->description);
         e->allocation_depth = o->has_allocation_depth && o->allocation_depth;
@@ -92,6 +100,7 @@ static bool coroutine_fn nbd_create(Export *base, const BlockExportOptions *opti
     }
     pthread_mutex_unlock(&exports_lock);
     if (taken) {
+        nbd_bitmaps_free(bitmaps);
         error_set(errp, ERROR_EXISTS, name, "block-export-add",
                   "NBD server already has export named '%s'", name);
     }
@@ -129,6 +138,7 @@ static void nbd_cleanup(Export *base)
 {
     NbdExport *e = (NbdExport *)base;
 
+    nbd_bitmaps_free(e->bitmaps);
     g_ptr_array_free(e->conns, true);
     g_ptr_array_free(e->idle_waiters, true);
     g_free(e->name);
@@ -183,15 +193,23 @@ bool nbd_export_look(const char *name, NbdExportFacts *ret_facts)
         rcu_begin();
         n = atomic_load_explicit(&e->base.edge->node, memory_order_acquire);
         *ret_facts = (NbdExportFacts){
+            .unique = e->unique,
             .size = atomic_load_explicit(&n->size, memory_order_acquire),
             .flags = nbd_export_flags(e),
             .allocation_depth = e->allocation_depth,
             .description = g_strdup(e->description),
+            .bitmap_contexts = nbd_bitmaps_contexts(e->bitmaps),
         };
         rcu_end();
     }
     pthread_mutex_unlock(&exports_lock);
     return e;
+}
+
+void nbd_export_facts_clear(NbdExportFacts *f)
+{
+    g_clear_pointer(&f->description, g_free);
+    g_clear_pointer(&f->bitmap_contexts, g_strfreev);
 }
 
 void nbd_export_foreach(void (*fn)(void *opaque, const char *name, const char *description),
@@ -305,7 +323,9 @@ static void conn_gone(void *opaque)
     tls_creds_unref(c->creds);
     close(c->fd);
     g_free(c->authz);
-    g_free(c->ctx_export);
+    if (c->contexts) {
+        g_array_free(c->contexts, true);
+    }
     g_free(c->peer);
     g_free(c);
 }

@@ -75,7 +75,8 @@ int coroutine_fn edge_pwrite(Edge *e, Request *r, GuestOffset offset, const void
 int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
                                    unsigned flags, bool precise, uint64_t *ret_bytes,
                                    HostOffset *ret_map);
-/* The same through the whole chain: never "unallocated" (then it is STATUS_ZERO); STATUS_DATA or STATUS_ZERO.
+/* The same through the whole chain: never "unallocated" (then it is STATUS_ZERO); STATUS_DATA, STATUS_ZERO, or neither: there is nothing of
+ * use, but it need not read as zeroes.
  * *ret_depth (may be NULL): 0 nowhere, 1 in the node itself, 2 in its backing, ... */
 int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset, uint64_t bytes,
                                          unsigned flags, uint64_t *ret_bytes, int *ret_depth);
