@@ -394,6 +394,9 @@ static bool coroutine_fn start(const MirrorSpec *s, Node *source, Node *target, 
         return false;
     }
     node_name_release(s->filter_name ? s->filter_name : "", s);
+    if (!chain_check_active(source, "backing", s->filter_name, "", errp)) {
+        return false;
+    }
     if (!args.id) {
         args.id = node_backend_name(source);
     }

@@ -224,6 +224,12 @@ def test_who_needs_an_active_node(daemon, images):
     assert d.qmp.error('block-commit', {'device': 'hd', 'job-id': 'j', 'filter-node-name': 'f'}) == inactive.format('backing')
     assert d.qmp.error('block-stream', {'device': 'hd', 'job-id': 'j', 'filter-node-name': 'f'}) == (
         'Could not create node: ' + inactive.format('file'))
+    null = {'driver': 'null-co', 'node-name': 'null', 'size': 4 * MIB}
+    d.cmd('blockdev-add', null)
+    mirror = {'device': 'hd', 'target': 'null', 'sync': 'full', 'job-id': 'j', 'filter-node-name': 'f'}
+    assert d.qmp.error('blockdev-mirror', mirror) == inactive.format('backing')
+    assert d.qmp.error('blockdev-mirror', {**mirror, 'device': 'null', 'target': 'hd'}) == "Permission 'write' unavailable on inactive node"
+    d.cmd('blockdev-del', node_name='null')
     assert d.qmp.error('block_resize', {'node-name': 'hd', 'size': 8 * MIB}) == "Permission 'resize' unavailable on inactive node"
     assert d.qmp.error('change-backing-file', {'device': 'hd', 'image-node-name': 'hd', 'backing-file': 'x'})
     # Exports.
