@@ -16,9 +16,9 @@ import pytest
 from lib import images as img
 from lib.chain import MIB, Chain, nodes
 from lib.daemon import Daemon
-from lib.jobs import events_of
+from lib.jobs import error_of, events_of, wait_status
 from lib.powerfail import CrashPoint, power_failure
-from lib.qmp import QmpClosed
+from lib.qmp import QmpClosed, QmpError
 
 LONG = os.environ.get('STRESS_LONG')
 POINTS = int(os.environ.get('STRESS_POINTS', '3'))
@@ -30,6 +30,7 @@ JOBS = {
     'whole': ('block-stream', {'device': 'n3'}),
     'below': ('block-stream', {'device': 'n2', 'base-node': 'n0'}),
 }
+OPERATIONS = set()  # that BLOCK_JOB_ERROR told of
 
 
 class Run:
@@ -63,6 +64,9 @@ class Run:
                     if e['data']['status'] in statuses:
                         return e['data']['status']
             self.d.qmp.events.append(self.d.qmp.receive(max(0.001, deadline - time.monotonic())))
+
+    def told(self, what):
+        return {e['data'][what] for e in self.d.qmp.events if e['event'] == 'BLOCK_JOB_ERROR'}
 
     def top(self, pivoted=False):
         return 1 if pivoted and self.kind == 'active' else 3
@@ -123,17 +127,25 @@ def test_crash(tmp_path, kind, power):
         crash_at(tmp_path / str(k), kind, k, power)
 
 
-def fault_at(path, kind, k, error, policy):
+def fault_at(path, kind, k, error, policy, reads=False):
+    """Call k fails; without k: how many there are.  What the job failed with, and the calls."""
     r = Run(path, kind)
     try:
-        r.crash.arm(fail_at=k, error=error)
-        r.start(**{'on-error': policy})
+        r.crash.arm(fail_at=k, error=error, reads=reads)
+        try:
+            r.start(**{'on-error': policy})
+        except QmpError as e:  # it did not even begin
+            r.crash.disarm()
+            assert os.strerror(error) in str(e)
+            r.start()
+            assert r.until('concluded') == 'concluded' and error_of(r.d, 'j') is None
+            return os.strerror(error), 0
         end = r.until('concluded', 'paused', 'standby')
         count = r.crash.count
         r.crash.disarm()
         stopped = end != 'concluded'
         if stopped:
-            assert policy == 'stop' or error == errno.ENOSPC and policy == 'enospc', (end, policy)
+            assert policy == 'stop' or error == errno.ENOSPC and policy in ('enospc', 'auto'), (end, policy)
             info = r.d.cmd('query-block-jobs')[0]
             assert info['io-status'] == ('nospace' if error == errno.ENOSPC else 'failed') and info['paused']
             r.d.cmd('job-resume', id='j')
@@ -141,7 +153,12 @@ def fault_at(path, kind, k, error, policy):
         failed = r.d.cmd('query-jobs')[0].get('error')
         told = 'BLOCK_JOB_ERROR' in events_of(r.d, 'j')
         sticky = 'stays failed' in r.d.stderr()
-        if told and policy == 'report':
+        if reads and told:
+            # Where the target cannot read its own tables, it is writing that fails.
+            OPERATIONS.update(r.told('operation'))
+            assert r.told('operation') <= {'read', 'write'} and r.told('action') == {
+                {'report': 'report', 'ignore': 'ignore', 'stop': 'stop'}.get(policy, 'stop' if error == errno.ENOSPC else 'report')}
+        if told and (policy == 'report' or policy in ('enospc', 'auto') and error != errno.ENOSPC):
             assert failed == os.strerror(error)
         if told and (stopped or policy == 'ignore') and not sticky and kind in ('middle', 'active'):
             assert failed is None, failed
@@ -173,6 +190,7 @@ def fault_at(path, kind, k, error, policy):
 @pytest.mark.parametrize('kind', JOBS)
 @pytest.mark.parametrize('policy', ['report', 'ignore', 'stop', 'enospc'])
 def test_fault(tmp_path, kind, policy):
+    policy = random.choice(('enospc', 'auto')) if policy == 'enospc' else policy  # the same for jobs
     failed, count = fault_at(tmp_path / '0', kind, 0, errno.EIO, policy)
     assert failed is None
     failures = 0
@@ -182,3 +200,67 @@ def test_fault(tmp_path, kind, policy):
             failures += fault_at(tmp_path / f'{k}-{error}', kind, k, error, policy)[0] is not None
     if LONG and policy == 'report':
         assert failures > 0
+
+
+@pytest.mark.parametrize('kind', JOBS)
+def test_read_fault(tmp_path, kind):
+    """Reading the source fails, under each policy."""
+    failed, count = fault_at(tmp_path / '0', kind, 0, errno.EIO, 'report', reads=True)
+    assert failed is None and count > 5
+    told = []
+    cases = [('report', errno.EIO), ('ignore', errno.EIO), ('stop', errno.EIO), ('enospc', errno.ENOSPC), ('auto', errno.EIO)]
+    for policy, error in cases if LONG or POINTS > 3 else random.sample(cases, 2):
+        for k in range(1, count + 1) if LONG else random.sample(range(1, count + 1), min(max(POINTS // 3, 1), count)):
+            told.append(fault_at(tmp_path / f'{policy}-{k}', kind, k, error, policy, reads=True)[0])
+    if LONG:
+        assert os.strerror(errno.EIO) in told and 'read' in OPERATIONS
+
+
+def create_fault(path, fmt, k, error):
+    """The file is there already (qcow2) or not (file)."""
+    path.mkdir()
+    crash = CrashPoint(path, os.environ['CRASHSHIM'])
+    image = path / 'image'
+    d = Daemon(directory=path, env=crash.environment())
+    options = {'driver': 'file', 'filename': str(image), 'size': 4 * MIB}
+    if fmt == 'qcow2':
+        image.touch()
+        d.cmd('blockdev-add', {'driver': 'file', 'node-name': 'f', 'filename': str(image)})
+        options = {'driver': 'qcow2', 'file': 'f', 'size': 4 * MIB, 'preallocation': 'falloc'}
+    try:
+        for at in (k, 0):  # the second time nothing is in its way
+            job = f'j{at}'
+            crash.arm(fail_at=at, error=error)
+            d.cmd('blockdev-create', {'job-id': job, 'options': options})
+            wait_status(d, job, 'concluded')
+            count = crash.count
+            crash.disarm()
+            failed = error_of(d, job)
+            d.cmd('job-dismiss', id=job)
+            if failed and fmt == 'file':
+                assert not image.exists()
+            elif failed and 'stays failed' not in d.stderr():
+                assert image.stat().st_size == 0
+            if not failed:
+                break
+            if 'stays failed' in d.stderr():
+                return failed, count  # a file whose data may be lost is no use any more
+        assert not failed
+        d.stop()
+        if fmt == 'qcow2':
+            assert img.check(image)['check-errors'] == 0
+        return failed, count
+    except BaseException:
+        print(f'# {fmt}: call {k} fails with {errno.errorcode[error]}', file=sys.stderr)
+        raise
+    finally:
+        if d.alive():
+            d.kill()
+        crash.close()
+
+
+@pytest.mark.parametrize('fmt', ['file', 'qcow2'])
+def test_create_fault(tmp_path, fmt):
+    _, count = create_fault(tmp_path / '0', fmt, 0, errno.EIO)
+    for k in range(1, count + 1) if LONG else sorted(random.sample(range(1, count + 1), min(POINTS, count))):
+        create_fault(tmp_path / str(k), fmt, k, random.choice((errno.EIO, errno.ENOSPC)))

@@ -15,6 +15,7 @@
  *   u64 held     its number
  *   u64 ino      its file (0: the call has none)
  *   char what[]  its name
+ *   u64 reads    not 0: calls that read files at an offset are counted, and no others
  *
  * Records: u32 kind, u32 length of the whole record (multiple of 8), then what the kind says:
  *   WRITE     u64 dev, ino, offset, old size, length, then old bytes (as many as there were), then new bytes
@@ -31,6 +32,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +53,7 @@ typedef struct Control {
     volatile uint64_t hold_at, held;
     uint64_t ino;
     char what[32];
+    uint64_t reads;
 } Control;
 
 enum { NOT_COUNTED, COUNTED, FAILS };
@@ -99,12 +102,12 @@ static void hold(uint64_t number, const char *what, int fd)
 
 /* Counts a call, and ends the process or hangs if it is the one.  The lock is held until the call is done: calls happen in the order of
  * their records. */
-static int enter(const char *what, int fd)
+static int enter_kind(const char *what, int fd, bool reading)
 {
     char name[16] = "";
     uint64_t number;
 
-    if (!control || !control->armed) {
+    if (!control || !control->armed || reading != (control->reads != 0)) {
         return NOT_COUNTED;
     }
     if (control->control && pthread_getname_np(pthread_self(), name, sizeof(name)) == 0 &&
@@ -123,6 +126,11 @@ static int enter(const char *what, int fd)
         hold(number, what, fd);
     }
     return number == control->fail_at ? FAILS : COUNTED;
+}
+
+static int enter(const char *what, int fd)
+{
+    return enter_kind(what, fd, false);
 }
 
 static void leave(int entered)
@@ -290,6 +298,20 @@ static const char *absolute(int dirfd, const char *name, char *buf)
         leave(in);                                                                                 \
         return ret;                                                                                \
     } while (0)
+
+ssize_t preadv64(int fd, const struct iovec *iov, int n, off64_t offset)
+{
+    REAL(preadv64);
+    int in = enter_kind("preadv64", fd, true);
+    ssize_t ret;
+
+    CALL(real(fd, iov, n, offset));
+}
+
+ssize_t preadv(int fd, const struct iovec *iov, int n, off_t offset)
+{
+    return preadv64(fd, iov, n, offset);
+}
 
 ssize_t pwrite64(int fd, const void *buf, size_t len, off64_t offset)
 {

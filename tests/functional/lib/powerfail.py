@@ -31,9 +31,10 @@ class CrashPoint:
         return {'LD_PRELOAD': str(self.shim), 'CRASH_CONTROL': str(self.path), 'CRASH_GRAVEYARD': str(self.grave),
                 'CUTPOINT_LOOP': 'epoll'}
 
-    def arm(self, at=0, fail_at=0, error=0, control_only=False, hold_at=0):
+    def arm(self, at=0, fail_at=0, error=0, control_only=False, hold_at=0, reads=False):
         """Kills the process at call `at`, or makes call `fail_at` fail, or lets call `hold_at` hang until release(); control_only: what
-        guests' I/O does is not counted."""
+        guests' I/O does is not counted; reads: what is counted is calls that read, and those alone."""
+        struct.pack_into('<Q', self.map, 112, reads)
         struct.pack_into('<QQQ', self.map, 8, 0, at, 0)
         struct.pack_into('<QQQQQ', self.map, 32, fail_at, error, control_only, hold_at, 0)
         struct.pack_into('<Q', self.map, 0, 1)
