@@ -6,6 +6,7 @@
  * chain may end at once, and take turns (chain_lock).
  */
 #include "chain.h"
+#include "../filter/filter.h"
 #include "../node-internal.h"
 #include "block/change.h"
 #include "block/io.h"
@@ -91,25 +92,13 @@ Node *chain_find_file(Node *top, const char *name)
 
 /* ---- filters ---- */
 
-static int coroutine_fn filter_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
-                                      unsigned flags)
-{
-    return edge_preadv(n->file, r, offset, iov, flags);
-}
-
-static void filter_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
-                        unsigned *perm, unsigned *shared)
-{
-    (void)n;
-    (void)role;
-    (void)parent_shared;
-    *perm = parent_perm & PERM_CONSISTENT_READ;
-    *shared = PERM_ALL;
-}
-
+/* A name for the node below it while a job runs, for those who look for the filters that others insert: requests to it are passed on, and in the
+ * end whoever uses it uses what is below. */
 #define FILTER(driver_name)                                                                        \
     {                                                                                              \
-        .name = driver_name, .is_filter = true, .child_perm = filter_perm, .preadv = filter_preadv \
+        .name = driver_name, .is_filter = true, .child_perm = filter_child_perm,                   \
+        .child_resized = filter_child_resized, .preadv = filter_preadv, .pwritev = filter_pwritev, \
+        .has_fua = true, .pwrite_zeroes = filter_pwrite_zeroes, .pdiscard = filter_pdiscard        \
     }
 static const BlockDriver filters[] = {FILTER("commit_top"), FILTER("mirror_top"),
                                       FILTER("copy-on-read")};
@@ -145,7 +134,8 @@ bool coroutine_fn chain_add_filter(Node *n, const char *name, const char *driver
     f = node_alloc(drv, name);
     f->limits = n->limits;
     atomic_store(&f->size, atomic_load(&n->size));
-    atomic_store(&f->read_only, true);
+    atomic_store(&f->read_only, atomic_load(&n->read_only));
+    f->discard_unmap = true; /* what is below decides */
     f->filename = g_strdup(n->filename);
     node_name_release(name, n);
     node_register(f);
@@ -160,10 +150,26 @@ bool coroutine_fn chain_add_filter(Node *n, const char *name, const char *driver
 
 void coroutine_fn chain_remove_filter(Node *filter)
 {
-    if (filter) {
-        node_detach_children(filter);
-        node_unref(filter);
+    Node *below;
+
+    if (!filter) {
+        return;
     }
+    below = node_ref(filter->file->target);
+    if (filter->parents->len > 0) {
+        Change *c = change_new();
+
+        change_add(c, filter, below, NULL);
+        change_arm(c);
+        change_cut(c); /* not held: cannot fail */
+        change_abandon_old(c);
+        change_fold(c);
+        change_free(c);
+    }
+    node_detach_children(filter);
+    node_unref(filter);
+    perm_lower(below);
+    node_unref(below);
 }
 
 /* ---- beginning ---- */

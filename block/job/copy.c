@@ -63,15 +63,27 @@ static bool may_go_on(Copy *c)
     return atomic_load(&c->error) == 0 && !is_ended(c->job);
 }
 
+/* Tells an error, and does what the job shall do about it. */
+static JobErrorAction coroutine_fn tell(Copy *c, bool reading, int err)
+{
+    JobErrorAction action;
+    int none = 0;
+
+    atomic_fetch_add(&c->failures, 1);
+    action = job_storage_error(c->job, reading ? c->on_error : c->on_write_error, reading, err);
+    if (action == JOB_ACTION_REPORT) {
+        atomic_compare_exchange_strong(&c->error, &none, err);
+    }
+    return action;
+}
+
 /* True: go on (the piece has to be done again unless it was left out). */
 static bool coroutine_fn failed(Copy *c, bool reading, int err)
 {
     int none = 0;
 
-    atomic_fetch_add(&c->failures, 1);
-    switch (job_storage_error(c->job, reading ? c->on_error : c->on_write_error, reading, err)) {
+    switch (tell(c, reading, err)) {
     case JOB_ACTION_REPORT:
-        atomic_compare_exchange_strong(&c->error, &none, err);
         return false;
     case JOB_ACTION_IGNORE:
         if (c->ignore_leaves_out) {
@@ -288,7 +300,9 @@ int coroutine_fn copy_now(Copy *c, uint64_t offset, uint64_t bytes, const _Atomi
         pthread_mutex_unlock(&c->lock);
         ret = c->copy(c->opaque, p.offset, p.bytes, buf, &reading);
         end_piece(c, &p, ret == 0);
-        if (ret == 0) {
+        if (ret < 0) {
+            tell(c, reading, ret);
+        } else {
             /* What guests write makes the job longer by itself. */
             atomic_fetch_add(&c->job->total, p.bytes);
             job_progress(c->job, p.bytes);

@@ -69,7 +69,8 @@ bool coroutine_fn copy_scan(Copy *c);
  * waiting: no points, no speed limit.  False: cancelled, or c->error. */
 bool coroutine_fn copy_run(Copy *c, int64_t deadline_ns, bool hurry);
 /* Carries what [offset, offset + bytes) touches, marked or not, in the caller's coroutine, of any loop, whether or not the job is paused; waits for
- * those who carry a part of it.  Stops between two pieces when *stop is set.  Negative errno, -ECANCELED if stopped: what was not carried is marked. */
+ * those who carry a part of it.  Stops between two pieces when *stop is set.  Negative errno (told, as the job's policy is), -ECANCELED if stopped: what
+ * was not carried is marked. */
 int coroutine_fn copy_now(Copy *c, uint64_t offset, uint64_t bytes, const _Atomic bool *stop);
 /* Nothing is marked, and nothing is being carried. */
 bool copy_is_idle(Copy *c);

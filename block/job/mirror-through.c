@@ -4,8 +4,8 @@
  *
  * A write that ended in the source is marked like every other, then carried (copy_now) by a coroutine of its own on the guest's thread, and the guest
  * waits for that one.  It is bounded: after `timeout` the guest is told, and the coroutine goes on alone.  Whenever a write could not be
- * carried, because of an error or of time, it is marked, and the job is *suspended*: nobody waits for the target any more until
- * the workers, who meet the same error and treat it as the user said, have copied everything.
+ * carried, because of an error or of time, it is marked, and nobody waits for the target any more until the workers have copied everything: the mode is
+ * *suspended*.  About an error the job does what the user said, as when a worker meets it.
  *
  * The target is the same as the source ("actively synced") when all marks that were there as this began have been looked for once, and nothing failed:
  * what has been written since then carries itself.

@@ -68,18 +68,28 @@ static bool coroutine_fn follow(MirrorJob *m)
     return atomic_load(&m->copy.error) == 0;
 }
 
+/* A flush has failed and will for ever (flush.c): to try again, now or when somebody resumes the job, is of no use. */
+static bool is_lost(const Node *n)
+{
+    while (n->file) {
+        n = n->file->target;
+    }
+    return atomic_load(&((Node *)n)->flush_error) < 0;
+}
+
 bool coroutine_fn mirror_flush_target(MirrorJob *m)
 {
     int none = 0;
 
     while (job_point(&m->job) || atomic_load(&m->job.soft)) {
         g_autoptr(Error) err = NULL;
+        JobOnError policy;
 
         if (node_write_out(m->target, &err)) {
             return true;
         }
-        switch (
-            job_storage_error(&m->job, m->on_target_error, false, err->err ? -err->err : -EIO)) {
+        policy = is_lost(m->target) ? JOB_ON_ERROR_REPORT : m->on_target_error;
+        switch (job_storage_error(&m->job, policy, false, err->err ? -err->err : -EIO)) {
         case JOB_ACTION_REPORT:
             atomic_compare_exchange_strong(&m->copy.error, &none, err->err ? -err->err : -EIO);
             return false;

@@ -134,6 +134,31 @@ def test_none(daemon, images):
     assert contents(path) == bytes(65536) + b'\x55' * 65536 + bytes(SIZE - 131072)
 
 
+@pytest.mark.parametrize('complete', [False, True])
+def test_users_of_the_filter(daemon, images, complete):
+    """What is written through the filter's node is in the target too; in the end its users use what is below it then."""
+    chain = Chain(images, 3)
+    want = bytearray(chain.contents())
+    d = daemon(*chain.arguments())
+    add_target(d, images)
+    mirror(d, sync='full', filter_node_name='filter')
+    d.cmd('block-export-add', {'type': 'nbd', 'id': 'f', 'node-name': 'filter', 'name': 'f', 'writable': True})
+    h = nbd.NBD()
+    h.connect_uri(f'nbd+unix:///f?socket={chain.socket}')
+    h.pwrite(b'\x21' * 5000, 100)
+    h.zero(MIB, 4 * MIB)
+    want[100:5100] = b'\x21' * 5000
+    want[4 * MIB:5 * MIB] = bytes(MIB)
+    wait_status(d, 'j', 'ready')
+    d.cmd(*('job-complete', {'id': 'j'}) if complete else ('block-job-cancel', {'device': 'j', 'force': True}))
+    wait_status(d, 'j', 'concluded')
+    assert {e['node-name'] for e in d.cmd('query-block-exports')} == {'t' if complete else 'n2'}
+    h.pwrite(b'\x22' * 5000, 7 * MIB)
+    want[7 * MIB:7 * MIB + 5000] = b'\x22' * 5000
+    assert h.pread(SIZE, 0) == want and 'filter' not in nodes(d)
+    h.shutdown()
+
+
 @pytest.mark.parametrize('force', [False, True])
 def test_cancel(daemon, images, force):
     chain = Chain(images, 3)
