@@ -179,13 +179,13 @@ static bool coroutine_fn read_header(struct json_object *o, struct json_object *
 
 static bool coroutine_fn complete(struct json_object *o, bool warn, unsigned depth, Error **errp);
 
-/* A file that options describe in place: at least its name is there. */
+/* Files that options describe in place, however deep: of one that has a name but no driver it is that of files. */
 static void complete_file(struct json_object *o)
 {
-    struct json_object *file = object_of(o, "file");
-
-    if (file && !text_of(file, "driver") && text_of(file, "filename")) {
-        set(file, "driver", "file");
+    for (struct json_object *file = object_of(o, "file"); file; file = object_of(file, "file")) {
+        if (!text_of(file, "driver") && text_of(file, "filename")) {
+            set(file, "driver", "file");
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 #include <string.h>
 
 static GPtrArray *drives; /* Drive * */
+static bool all_temporary;
 
 static const struct {
     const char *name;
@@ -25,6 +26,11 @@ static const struct {
     [DRIVE_FLOPPY] = {"floppy", 0}, [DRIVE_PFLASH] = {"pflash", 0}, [DRIVE_MTD] = {"mtd", 0},
     [DRIVE_SD] = {"sd", 0},         [DRIVE_VIRTIO] = {"virtio", 0}, [DRIVE_XEN] = {"xen", 0},
 };
+
+void drive_set_all_temporary(void)
+{
+    all_temporary = true;
+}
 
 const Drive *drive_find(const char *id)
 {
@@ -276,23 +282,21 @@ static bool on_off(const char *key, const char *value, bool *ret, Error **errp)
     return true;
 }
 
-static bool take_flags(struct json_object *o, Error **errp)
+static bool take_flags(struct json_object *o, bool *ret_temporary, Error **errp)
 {
-    static const char *const unsupported[] = {"snapshot", "copy-on-read"};
-    g_autofree char *discard = NULL;
+    g_autofree char *discard = NULL, *snapshot = legacy_opts_take(o, "snapshot"),
+                    *copy_on_read = legacy_opts_take(o, "copy-on-read");
+    bool on = false;
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(unsupported); i++) {
-        g_autofree char *value = legacy_opts_take(o, unsupported[i]);
-        bool on = false;
-
-        if (value && !on_off(unsupported[i], value, &on, errp)) {
-            return false;
-        }
-        if (on) {
-            error_set(errp, ERROR_UNSUPPORTED, unsupported[i], "drive",
-                      "Parameter '%s' is not supported", unsupported[i]);
-            return false;
-        }
+    *ret_temporary = all_temporary;
+    if ((snapshot && !on_off("snapshot", snapshot, ret_temporary, errp)) ||
+        (copy_on_read && !on_off("copy-on-read", copy_on_read, &on, errp))) {
+        return false;
+    }
+    if (on) {
+        error_set(errp, ERROR_UNSUPPORTED, "copy-on-read", "drive",
+                  "Parameter 'copy-on-read' is not supported");
+        return false;
     }
     discard = legacy_opts_take(o, "discard");
     if (discard) {
@@ -360,25 +364,36 @@ Node *coroutine_fn drive_open(BlockdevOptions *options, Error **errp)
     return n;
 }
 
-static bool coroutine_fn insert(Backend *b, BlockdevOptions *options, Error **errp)
+static bool coroutine_fn insert(Backend *b, BlockdevOptions *options, bool temporary, Error **errp)
 {
-    g_autoptr(Node) n = drive_open(options, errp);
+    g_autoptr(BlockdevOptions) overlay = NULL;
+    g_autoptr(Node) n = NULL;
+    char *path = NULL;
 
+    if (temporary) {
+        overlay = temporary_overlay(options, &path, errp);
+        if (!overlay) {
+            return false;
+        }
+    }
+    n = drive_open(overlay ? overlay : options, errp);
+    temporary_forget(path);
     return n && backend_insert(b, n, errp);
 }
 
 /* The nodes: *ret_options NULL if there is no medium.  o: what is left of the options. */
 static bool coroutine_fn build_nodes(struct json_object *o, bool cdrom,
                                      BlockdevOptions **ret_options, bool *ret_writethrough,
-                                     MediumDefaults *ret_defaults, Error **errp)
+                                     bool *ret_temporary, MediumDefaults *ret_defaults,
+                                     Error **errp)
 {
     DriveNodes n = {.read_only = cdrom};
     struct json_object *nested = NULL;
     bool ok;
 
     ok = take_driver(o, &n, errp) && take_alias(o, "readonly", "read-only", errp) &&
-         take_error_actions(o, errp) && check_throttling(o, errp) && take_flags(o, errp) &&
-         take_cache(o, ret_writethrough, errp);
+         take_error_actions(o, errp) && check_throttling(o, errp) &&
+         take_flags(o, ret_temporary, errp) && take_cache(o, ret_writethrough, errp);
     n.file = legacy_opts_take(o, "file");
     n.aio = legacy_opts_take(o, "aio");
     if (ok) {
@@ -401,7 +416,7 @@ bool coroutine_fn drive_new(const char *options, const Drive **ret_drive, Error 
     g_autoptr(JsonObject) o = legacy_opts_parse(options, "file", errp);
     g_autoptr(BlockdevOptions) nodes = NULL;
     Drive *d = g_new0(Drive, 1);
-    bool writethrough = false;
+    bool writethrough = false, temporary = false;
     MediumDefaults defaults = {0};
     Backend *b = NULL;
 
@@ -414,8 +429,8 @@ bool coroutine_fn drive_new(const char *options, const Drive **ret_drive, Error 
         return false;
     }
     backend_ref(b); /* opening suspends */
-    if (!build_nodes(o, d->cdrom, &nodes, &writethrough, &defaults, errp) ||
-        (nodes && !insert(b, nodes, errp))) {
+    if (!build_nodes(o, d->cdrom, &nodes, &writethrough, &temporary, &defaults, errp) ||
+        (nodes && !insert(b, nodes, temporary, errp))) {
         if (!backend_is_gone(b)) {
             backend_free(b);
         }

@@ -57,9 +57,20 @@ GPtrArray *drive_list(void);
 /* "null-co://" and the like to options: an object for what is below the format.  NULL with *errp. */
 struct json_object *drive_parse_filename(const char *filename, Error **errp);
 
+/* snapshot=on is the default from now on. */
+void drive_set_all_temporary(void);
 /* Opens what a drive is to have: for writing if it can be, unless the options say otherwise; never a disk that a snapshot group has
  * superseded.  A reference is the caller's. */
 Node *coroutine_fn drive_open(struct BlockdevOptions *options, Error **errp);
+
+/* ---- temporary.c ---- */
+
+/* The definition of an empty image that lies in a temporary file, with what is given as its backing.  *ret_path is the file's name, for
+ * temporary_forget() when the image is open; the definition is freed by the caller.  Error: "Could not open temporary file '%s': ...". */
+struct BlockdevOptions *coroutine_fn temporary_overlay(const struct BlockdevOptions *below,
+                                                       char **ret_path, Error **errp);
+/* Removes the name, and frees it; NULL: nothing. */
+void coroutine_fn temporary_forget(char *path);
 
 /* ---- device.c ---- */
 

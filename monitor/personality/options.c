@@ -95,7 +95,7 @@ static const struct {
     {"set", true, REFUSED},
     {"smbios", true, IGNORED},
     {"smp", true, IGNORED},
-    {"snapshot", false, REFUSED},
+    {"snapshot", false, FLAG},
     {"snapshot-journal", true, FLAG},
     {"trace", true, IGNORED},
     {"usb", false, IGNORED},
@@ -198,6 +198,8 @@ static void take_flag(CommandLine *cl, const char *name, const char *arg)
         line.nodefaults = true;
     } else if (strcmp(name, "nographic") == 0) {
         line.nographic = true;
+    } else if (strcmp(name, "snapshot") == 0) {
+        drive_set_all_temporary();
     } else if (strcmp(name, "S") == 0) {
         machine_set_prelaunch();
     } else if (strcmp(name, "version") == 0) {

@@ -134,6 +134,84 @@ def test_json_filename(images, qmp):
     assert info['inserted']['drv'] == 'qcow2'
 
 
+def test_drivers_of_files_below(images, qmp):
+    """What has a filename and no driver is a file, at any depth."""
+    image = make(images / 'a.qcow2')
+    nodes = qmp([('query-named-block-nodes', {'flat': True})], '-object', 'throttle-group,id=g', '-drive',
+                f'if=none,driver=throttle,throttle-group=g,file.driver=qcow2,file.file.filename={image}')[0]['return']
+    assert [n['drv'] for n in nodes] == ['throttle', 'qcow2', 'file']
+
+
+# ---- drives that forget ----
+
+def pattern(image, byte):
+    done = subprocess.run(['qemu-io', '-r', '-f', 'qcow2', '-c', f'read -P {byte} 0 64k', str(image)], capture_output=True, text=True, check=False)
+    assert 'read 65536/65536' in done.stdout or 'verification failed' in done.stdout, done
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize('args, kept', [
+    (['if=none,snapshot=on'], False),
+    (['if=none', '-snapshot'], False),
+    (['if=none,snapshot=off', '-snapshot'], True),
+    (['if=none,snapshot=off'], True),
+])
+def test_temporary_drive(images, run, args, kept):
+    image = make(images / 'a.qcow2')
+    (images / 'tmp').mkdir()
+    os.environ['TMPDIR'] = str(images / 'tmp')
+    try:
+        done = run('-monitor', 'stdio', '-drive', f'file={image},id=d,{args[0]}', *args[1:],
+                   stdin='qemu-io d "write -P 7 0 64k"\nqemu-io d "read -P 7 0 64k"\ninfo block\nquit\n')
+    finally:
+        del os.environ['TMPDIR']
+    assert done.returncode == 0 and 'read 65536/65536' in done.stdout and 'verification failed' not in done.stdout
+    assert ('tmp/vl.' in done.stdout) != kept and ('ignore flushes' in done.stdout) != kept
+    assert list((images / 'tmp').iterdir()) == []
+    assert pattern(image, 7) == kept and pattern(image, 0) != kept
+
+
+def test_temporary_drive_leaves_nothing(images):
+    """Its file has no name any more when clients are served, so that a kill leaves nothing; it can be snapshotted, reopened, committed."""
+    base = make(images / 'base.qcow2')
+    (images / 'tmp').mkdir()
+    sock = images / 'q.sock'
+    d = Daemon(args=[*emulator.BASE, '-qmp', f'unix:{sock},server=on,wait=off', '-drive', f'file={base},if=none,id=d,snapshot=on,node-name=b'],
+               binary=emulator.program(images), monitor=False, env={'TMPDIR': str(images / 'tmp')})
+    try:
+        d.monitor_path = str(sock)
+        d.qmp = d.connect()
+        assert list((images / 'tmp').iterdir()) == []
+        d.cmd('human-monitor-command', {'command-line': 'qemu-io d "write -P 5 0 64k"'})
+        info = d.cmd('query-block')[0]['inserted']
+        assert info['image']['backing-image']['filename'] == str(base) and info['drv'] == 'qcow2' and not info['ro']
+        assert {n['node-name'] for n in d.cmd('query-named-block-nodes')} >= {'b'}  # the name is the image's own
+        d.cmd('blockdev-snapshot-sync', {'device': 'd', 'snapshot-file': str(images / 'top.qcow2')})
+        d.cmd('block-commit', {'device': 'd', 'job-id': 'j', 'base-node': 'b'})
+        d.qmp.event('BLOCK_JOB_READY')
+        d.cmd('block-job-complete', {'device': 'j'})
+        d.qmp.event('BLOCK_JOB_COMPLETED')
+        assert d.cmd('query-block')[0]['inserted']['file'] == str(base)
+    finally:
+        d.process.kill()
+        d.process.wait()
+    assert pattern(base, 5) and list((images / 'tmp').iterdir()) == []
+
+
+def test_temporary_drive_of_a_read_only_file(images, qmp, run):
+    base = make(images / 'base.qcow2')
+    info = qmp([('query-block',)], '-drive', f'file={base},if=none,id=d,snapshot=on,read-only=on')[0]['return'][0]['inserted']
+    assert info['ro'] and info['backing_file'] == str(base)
+    os.environ['TMPDIR'] = '/nonexistent'
+    try:
+        done = run('-drive', 'driver=null-co,snapshot=on')
+    finally:
+        del os.environ['TMPDIR']
+    assert done.returncode == 1 and done.stderr.startswith(
+        "qemu-system-x86_64: -drive driver=null-co,snapshot=on: Could not open temporary file '/nonexistent/vl.")
+    assert done.stderr.endswith("': No such file or directory\n")
+
+
 def test_empty_drive(qmp):
     out = qmp([('query-block',), ('blockdev-snapshot-sync', {'device': 'cd', 'snapshot-file': '/nowhere'})],
               '-drive', 'if=none,id=cd,media=cdrom')
