@@ -162,7 +162,7 @@ static int coroutine_fn refill_low(Qcow2 *q, Request *r)
     if (!b) {
         /* Nothing in its whole range is in use; a file with such a hole in front of its tail is rare: left alone. */
         q->low_hint = limit;
-        return 0;
+        return refblock_check_range(q, r, index);
     }
     find_free(q, b, q->low_hint, limit, &start, &end);
     /* The file may end within its last cluster. */
@@ -285,9 +285,8 @@ int coroutine_fn clusters_alloc(Qcow2 *q, Request *r, uint64_t want, ClusterInde
         }
     }
     if (overlap_check(q, cluster_start(*ret_first, q->cluster_bits), n << q->cluster_bits)) {
-        return qcow2_corrupt(q, r,
-                             "Free clusters from %" PRIu64 " on hold metadata: refcounts are wrong",
-                             ret_first->v);
+        return qcow2_overlap(q, r, cluster_start(*ret_first, q->cluster_bits),
+                             n << q->cluster_bits);
     }
     *ret_count = n;
     return 0;

@@ -234,8 +234,8 @@ static int coroutine_fn check_l2_offset(Qcow2 *q, Request *r, uint64_t index, Ho
 {
     if (in_cluster(q, at.v)) {
         return qcow2_corrupt(q, r,
-                             "L2 table offset 0x%" G_GINT64_MODIFIER
-                             "x is not aligned (L1 index %" G_GUINT64_FORMAT ")",
+                             "L2 table offset %#" G_GINT64_MODIFIER
+                             "x unaligned (L1 index: %#" G_GINT64_MODIFIER "x)",
                              at.v, index);
     }
     if (overlap_fixed(q, cluster_of(at, q->cluster_bits))) {

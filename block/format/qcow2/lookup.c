@@ -119,10 +119,7 @@ int coroutine_fn qcow2_lookup(Node *n, Request *r, uint64_t offset, uint64_t byt
             return 0;
         }
         if (answer == LOOK_BAD) {
-            return qcow2_corrupt(q, r,
-                                 "L2 entry 0x%" G_GINT64_MODIFIER
-                                 "x of guest offset 0x%" G_GINT64_MODIFIER "x is invalid",
-                                 ret->entry, offset);
+            return qcow2_bad_entry(q, r, ret->entry, offset >> q->cluster_bits);
         }
         err = l2_load(q, r, offset >> (q->cluster_bits + q->l2_bits), flags);
         if (err < 0) {

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Corruption: never writing data over metadata, and what happens when an image turns out to be wrong.
+ * Never writing data over metadata.
  *
  * Where a write goes is decided by entries that come from the file.  Before data is written, its clusters are looked up in a filter: a
  * bit for each (hashed) cluster number that holds metadata, set when the image is opened and when metadata is allocated, never
  * cleared.  A clear bit is the answer for nearly all writes.  A set bit may be a coincidence: then the tables are searched.
  */
 #include "bitmap.h"
-#include "util/log.h"
-#include <stdarg.h>
 
 #define FILTER_MIN (UINT64_C(1) << 14) /* bits */
 #define FILTER_MAX (UINT64_C(1) << 26)
@@ -188,34 +186,28 @@ bool overlap_check(Qcow2 *q, HostOffset at, uint64_t bytes)
     return false;
 }
 
-/* ---- an image that is wrong ---- */
-
-int coroutine_fn qcow2_corrupt(Qcow2 *q, Request *r, const char *fmt, ...)
+const char *overlap_kind(Qcow2 *q, ClusterIndex c)
 {
-    bool writable = !atomic_load_explicit(&q->node->read_only, memory_order_relaxed);
-    g_autofree char *what = NULL;
-    va_list ap;
+    const char *kind = NULL;
+    const L1 *l1;
 
-    va_start(ap, fmt);
-    what = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    if (!writable) {
-        log_warn_limited("%s: image is corrupt: %s",
-                         q->node->filename ? q->node->filename : q->node->name, what);
-        return -EIO;
+    pthread_mutex_lock(&q->lock);
+    l1 = l1_of(q);
+    if (c.v == 0) {
+        kind = "qcow2_header";
+    } else if (inside(q, c, l1->t.offset, (uint64_t)l1->entries * 8)) {
+        kind = "active L1 table";
+    } else if (in_l2_tables(q, c)) {
+        kind = "active L2 table";
+    } else if (in_refblocks(q, c)) {
+        kind = "refcount block";
+    } else if (q->reft.data && inside(q, c, q->reft.offset, q->reft.size)) {
+        kind = "refcount table";
+    } else if (in_ranges(q->snapshot_ranges, c)) {
+        kind = "snapshot table";
+    } else if (in_ranges(q->bitmap_ranges, c)) {
+        kind = "bitmap directory";
     }
-    if (!atomic_exchange(&q->corrupt, true)) {
-        int ret;
-
-        log_error("%s: image is corrupt: %s; no more writes are taken",
-                  q->node->filename ? q->node->filename : q->node->name, what);
-        ret = q->version < 3 ? 0
-                             : header_write_bits(q, r, q->header.incompatible | INCOMPAT_CORRUPT,
-                                                 q->header.autoclear);
-        if (ret < 0) {
-            log_error("%s: could not mark the image as corrupt: %s", q->node->name,
-                      g_strerror(-ret));
-        }
-    }
-    return -EIO;
+    pthread_mutex_unlock(&q->lock);
+    return kind;
 }

@@ -133,7 +133,8 @@ typedef struct Qcow2 {
     UseCount *uses; /* [LOOP_SLOTS] */
     _Atomic unsigned use_phase;
     _Atomic(L1 *) l1;
-    _Atomic bool corrupt;          /* found to be: no more writes */
+    _Atomic bool corrupt; /* found to be: no more writes */
+    _Atomic bool corruption_told;
     _Atomic uint32_t ndirty;       /* length of dirty_tables; changed under lock */
     _Atomic uint64_t *meta_filter; /* bits: clusters that may hold metadata (overlap.c) */
     uint64_t meta_mask;
@@ -324,6 +325,8 @@ int coroutine_fn refblock_get(Qcow2 *q, Request *r, uint64_t index, RefBlock **r
 /* With alloc_lock.  Makes one; it lies in cluster `at`, a free one in its own range. */
 int coroutine_fn refblock_create(Qcow2 *q, Request *r, uint64_t index, ClusterIndex at,
                                  RefBlock **ret);
+/* With alloc_lock.  Refcounts of this block are missing: then it must count no metadata either. */
+int coroutine_fn refblock_check_range(Qcow2 *q, Request *r, uint64_t index);
 /* One reference less for each of count clusters; those that become free may be given out again, and storage is told of them
  * first if `discard`.  Takes alloc_lock; only one at a time. */
 int coroutine_fn refcount_release(Qcow2 *q, Request *r, ClusterIndex first, uint64_t count,
@@ -358,7 +361,7 @@ void coroutine_fn alloc_restart(Qcow2 *q);
 void coroutine_fn file_trim(Qcow2 *q, Request *r);
 void coroutine_fn qcow2_writers_gone(Node *n, Request *r);
 
-/* ---- corruption (overlap.c) ---- */
+/* ---- metadata is not overwritten (overlap.c) ---- */
 
 /* When L1 and refcount table are in memory; writable images. */
 bool overlap_open(Qcow2 *q, Error **errp);
@@ -371,8 +374,17 @@ bool overlap_fixed(Qcow2 *q, ClusterIndex c);
 bool overlap_tables(Qcow2 *q, ClusterIndex c);
 /* True if a write of data to [host, host + bytes) would hit metadata. */
 bool overlap_check(Qcow2 *q, HostOffset at, uint64_t bytes);
-/* Says what is wrong, stops writing, marks the image.  Returns -EIO. */
+/* Takes the lock.  What a cluster holds; NULL: no metadata. */
+const char *overlap_kind(Qcow2 *q, ClusterIndex c);
+
+/* ---- an image that is wrong (corrupt.c) ---- */
+
+/* Says what is wrong; in a writable image: stops writing, marks the image.  Returns -EIO. */
 int coroutine_fn qcow2_corrupt(Qcow2 *q, Request *r, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
+/* The same: a write to `bytes` bytes at `at` would hit metadata. */
+int coroutine_fn qcow2_overlap(Qcow2 *q, Request *r, HostOffset at, uint64_t bytes);
+/* The same: the L2 entry of a guest cluster cannot be. */
+int coroutine_fn qcow2_bad_entry(Qcow2 *q, Request *r, uint64_t entry, uint64_t guest_cluster);
 
 /* ---- write-back (flush.c) ---- */
 

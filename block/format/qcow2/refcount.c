@@ -177,7 +177,12 @@ int coroutine_fn refblock_get(Qcow2 *q, Request *r, uint64_t index, RefBlock **r
     if (!entry) {
         return 0;
     }
-    if (in_cluster(q, entry) || entry >= QCOW2_MAX_HOST_OFFSET ||
+    if (in_cluster(q, entry)) {
+        return qcow2_corrupt(
+            q, r, "Refblock offset %#" PRIx64 " unaligned (reftable index: %#" PRIx64 ")", entry,
+            index);
+    }
+    if (entry >= QCOW2_MAX_HOST_OFFSET ||
         overlap_tables(q, cluster_of(host(entry), q->cluster_bits))) {
         return qcow2_corrupt(q, r,
                              "Refcount block offset 0x%" PRIx64
@@ -202,12 +207,29 @@ int coroutine_fn refblock_get(Qcow2 *q, Request *r, uint64_t index, RefBlock **r
     return 0;
 }
 
+int coroutine_fn refblock_check_range(Qcow2 *q, Request *r, uint64_t index)
+{
+    uint64_t per_block = block_entries(q), first = index * per_block,
+             end = MIN(first + per_block, q->tail);
+
+    for (uint64_t c = MAX(first, 1); c < end; c++) {
+        if (overlap_check(q, cluster_start((ClusterIndex){c}, q->cluster_bits), 1)) {
+            return qcow2_overlap(q, r, cluster_start((ClusterIndex){c}, q->cluster_bits),
+                                 q->cluster_size);
+        }
+    }
+    return 0;
+}
+
 int coroutine_fn refblock_create(Qcow2 *q, Request *r, uint64_t index, ClusterIndex at,
                                  RefBlock **ret)
 {
     RefBlock *b;
+    int err = refblock_check_range(q, r, index);
 
-    (void)r;
+    if (err < 0) {
+        return err;
+    }
     make_room(q);
     b = block_new(q, cluster_start(at, q->cluster_bits));
     if (!b) {

@@ -36,9 +36,7 @@ static int coroutine_fn write_in_place(Qcow2 *q, Request *r, HostOffset at, cons
         return ret < 0 ? ret : edge_pwritev(q->data, r, host_to_child(at), iov, 0);
     }
     if (G_UNLIKELY(overlap_check(q, at, iov->size))) {
-        return qcow2_corrupt(
-            q, r, "A write of guest data would overwrite metadata at 0x%" G_GINT64_MODIFIER "x",
-            at.v);
+        return qcow2_overlap(q, r, at, iov->size);
     }
     if (G_UNLIKELY(at.v + iov->size > edge_size(q->file, r))) {
         /* The file ends inside the cluster, as images of others may. */
@@ -243,9 +241,8 @@ static int coroutine_fn allocate_and_write(Allocation *a, const IoVector *iov, s
         a->first = cluster_of(a->old.host, q->cluster_bits);
         a->count = want;
         if (overlap_check(q, cluster_start(a->first, q->cluster_bits), want << q->cluster_bits)) {
-            return qcow2_corrupt(
-                q, a->r, "A preallocated cluster at 0x%" G_GINT64_MODIFIER "x holds metadata",
-                a->old.host.v);
+            return qcow2_overlap(q, a->r, cluster_start(a->first, q->cluster_bits),
+                                 want << q->cluster_bits);
         }
         co_mutex_lock(&q->alloc_lock);
         ret = file_grow(q, a->r, (a->first.v + want) << q->cluster_bits);

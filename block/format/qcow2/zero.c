@@ -53,7 +53,8 @@ static uint64_t wiped(const Qcow2 *q, uint64_t old, const Mapping *m, Wipe how, 
 static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t count, Wipe how)
 {
     Qcow2 *q = qcow2_of(n);
-    uint64_t index = first >> q->l2_bits, at = first & ((UINT64_C(1) << q->l2_bits) - 1), bad = 0;
+    uint64_t index = first >> q->l2_bits, at = first & ((UINT64_C(1) << q->l2_bits) - 1), bad = 0,
+             bad_cluster = first;
     bool backing = atomic_load_explicit(&n->backing, memory_order_acquire), changed = false,
          ok = true;
     L2Table *l2;
@@ -78,6 +79,7 @@ static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t
 
         if (!entry_decode(q, old, &m)) {
             bad = old;
+            bad_cluster = first + i;
             ok = false;
             break;
         }
@@ -95,11 +97,7 @@ static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t
         meta_changed(q);
     }
     pthread_mutex_unlock(&q->lock);
-    return ok ? 0
-              : qcow2_corrupt(q, r,
-                              "L2 entry 0x%" G_GINT64_MODIFIER
-                              "x of guest cluster %" G_GUINT64_FORMAT " is invalid",
-                              bad, first);
+    return ok ? 0 : qcow2_bad_entry(q, r, bad, bad_cluster);
 }
 
 int coroutine_fn qcow2_zero_clusters(Node *n, Request *r, uint64_t first, uint64_t count)
