@@ -8,11 +8,18 @@
  * threads are idle.  Where the system has no more threads, those that there are do the work, and if
  * there is none the calling thread does: late is better than never.
  *
+ * Commands on many disks make many jobs at once.  On storage that answers quickly a thread for each of them is a crowd that competes for
+ * the processors, with guests too, and is done later than a few would be; on storage that is slow, or does not answer, all
+ * of them have to wait at the same time.  So in the control pool only `eager` threads work at once as long as no job waits longer
+ * than PATIENCE.  While jobs wait and so many work, one idle thread watches: it takes the job that has waited so long,
+ * and has another thread watch in its place.
+ *
  * Lock: each pool's own, innermost.
  */
 #include "util/worker.h"
 #include "util/log.h"
 #include "util/loop.h"
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -20,9 +27,11 @@
 
 #define IDLE_SECONDS 10
 #define MAX_DEFAULT  64
+#define PATIENCE_NS  INT64_C(2000000)
 
 typedef struct Job {
     struct Job *next;
+    int64_t since;                /* when it was queued */
     void (*run)(struct Job *job); /* job is gone when this returns */
 } Job;
 
@@ -32,12 +41,19 @@ typedef struct Pool {
     pthread_cond_t work;
     Job *head, **tail;
     unsigned queued, threads, idle, max;
+    unsigned eager; /* threads that work at once, whether jobs have waited or not */
+    bool watched;   /* by an idle thread */
 } Pool;
 
 static Pool pools[] = {
     [WORKERS_GUEST] = {.name = "guest worker", .max = MAX_DEFAULT},
     [WORKERS_CONTROL] = {.name = "control worker", .max = MAX_DEFAULT},
 };
+
+unsigned worker_eager(void)
+{
+    return 2 + 4 * g_get_num_processors();
+}
 
 static void init_pools(void)
 {
@@ -49,7 +65,9 @@ static void init_pools(void)
         pthread_mutex_init(&pools[i].lock, NULL);
         pthread_cond_init(&pools[i].work, &attr);
         pools[i].tail = &pools[i].head;
+        pools[i].eager = UINT_MAX;
     }
+    pools[WORKERS_CONTROL].eager = worker_eager();
     pthread_condattr_destroy(&attr);
 }
 
@@ -61,21 +79,65 @@ static Pool *get_pool(WorkerPool pool)
     return &pools[pool];
 }
 
+static int start_thread(Pool *p);
+
+/* With the lock. */
+static bool crowded(const Pool *p)
+{
+    return p->threads - p->idle >= p->eager;
+}
+
+/* With the lock; jobs wait.  Sees to it that somebody takes the last one, or watches. */
+static int rouse(Pool *p)
+{
+    bool enough = crowded(p);
+    int ret = 0;
+
+    if (enough && p->watched) {
+        return 0;
+    }
+    if (p->threads < p->max && (enough ? p->idle == 0 : p->queued > p->idle)) {
+        ret = start_thread(p);
+        p->threads += ret == 0;
+    }
+    pthread_cond_signal(&p->work);
+    return ret;
+}
+
+/* With the lock.  The calling thread counts as one that works. */
+static bool may_take(const Pool *p)
+{
+    return p->head &&
+           (p->threads - p->idle <= p->eager || clock_ns() >= p->head->since + PATIENCE_NS);
+}
+
+/* The lock is held.  False: nobody needed us for so long. */
+static bool wait_for_job(Pool *p, int64_t idle_until)
+{
+    bool watch = p->head && !p->watched;
+    int64_t until = watch ? p->head->since + PATIENCE_NS : idle_until;
+    struct timespec limit = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+    int ret;
+
+    p->watched |= watch;
+    p->idle++;
+    ret = pthread_cond_timedwait(&p->work, &p->lock, &limit);
+    p->idle--;
+    if (watch) {
+        p->watched = false;
+        return true;
+    }
+    return !ret || p->head;
+}
+
 /* The lock is held.  NULL: time to go. */
 static Job *next_job(Pool *p)
 {
-    struct timespec limit;
+    int64_t idle_until = clock_ns() + IDLE_SECONDS * INT64_C(1000000000);
     Job *job;
 
-    clock_gettime(CLOCK_MONOTONIC, &limit);
-    limit.tv_sec += IDLE_SECONDS;
-    while (!p->head && p->threads <= p->max) {
-        int ret;
-
-        p->idle++;
-        ret = pthread_cond_timedwait(&p->work, &p->lock, &limit);
-        p->idle--;
-        if (ret && !p->head) {
+    while (!may_take(p) && p->threads <= p->max) {
+        if (!wait_for_job(p, idle_until)) {
             return NULL;
         }
     }
@@ -85,6 +147,8 @@ static Job *next_job(Pool *p)
         p->queued--;
         if (!p->head) {
             p->tail = &p->head;
+        } else if (crowded(p)) {
+            (void)rouse(p); /* it may have been us who watched */
         }
     }
     return job;
@@ -134,17 +198,18 @@ static void submit(Pool *p, Job *job)
     int ret = 0;
 
     pthread_mutex_lock(&p->lock);
-    if (p->queued >= p->idle && p->threads < p->max) {
-        ret = start_thread(p);
-        p->threads += ret == 0;
-        inline_run = p->threads == 0;
-    }
-    if (!inline_run) {
-        job->next = NULL;
-        *p->tail = job;
-        p->tail = &job->next;
-        p->queued++;
-        pthread_cond_signal(&p->work);
+    job->next = NULL;
+    job->since = clock_ns();
+    *p->tail = job;
+    p->tail = &job->next;
+    p->queued++;
+    ret = rouse(p);
+    if (p->threads == 0) {
+        /* It is the only one: who was queued before found a thread, or is gone as well. */
+        p->head = NULL;
+        p->tail = &p->head;
+        p->queued = 0;
+        inline_run = true;
     }
     pthread_mutex_unlock(&p->lock);
     if (ret) {

@@ -27,6 +27,8 @@ void worker_submit(WorkerPool pool, WorkerFn *fn, void (*done)(void *opaque, int
 
 /* Most threads a pool may have; they are started as needed and end when idle for some seconds. */
 void worker_set_max(WorkerPool pool, unsigned max);
+/* How many jobs of the control pool run at once while none of them waits for long; more, up to the most, when they do. */
+unsigned worker_eager(void);
 /* Threads that a pool has at the moment (tests, diagnosis). */
 unsigned worker_threads(WorkerPool pool);
 

@@ -166,6 +166,59 @@ static void coroutine_fn test_limit(void *opaque)
     worker_set_max(WORKERS_CONTROL, 64);
 }
 
+static int takes_a_moment(void *opaque)
+{
+    Gate *g = opaque;
+
+    pthread_mutex_lock(&g->lock);
+    g->inside++;
+    g->most_inside = MAX(g->inside, g->most_inside);
+    pthread_mutex_unlock(&g->lock);
+    g_usleep(20);
+    pthread_mutex_lock(&g->lock);
+    g->inside--;
+    g->passed++;
+    pthread_mutex_unlock(&g->lock);
+    return 0;
+}
+
+/* Jobs that are done soon make no crowd; one that waits for long gets a thread whatever the others do. */
+static void coroutine_fn test_eager(void *opaque)
+{
+    unsigned eager = worker_eager(), crowds = 0;
+    Gate g, blocked;
+
+    (void)opaque;
+    worker_set_max(WORKERS_CONTROL, 1);
+    co_wait_until(worker_threads(WORKERS_CONTROL) <= 1);
+    worker_set_max(WORKERS_CONTROL, 2 * eager + 8);
+    for (unsigned round = 0; round < 20; round++) {
+        gate_init(&g);
+        for (unsigned i = 0; i < 2 * eager; i++) {
+            worker_submit(WORKERS_CONTROL, takes_a_moment, NULL, &g);
+        }
+        co_wait_until(gate_get(&g, &g.passed) == 2 * eager);
+        crowds += gate_get(&g, &g.most_inside) > eager;
+    }
+    g_assert_cmpuint(crowds, <, 20); /* a busy machine may keep some of them waiting */
+
+    gate_init(&blocked);
+    for (unsigned i = 0; i < eager; i++) {
+        worker_submit(WORKERS_CONTROL, waits_at_gate, NULL, &blocked);
+    }
+    co_wait_until(gate_get(&blocked, &blocked.inside) == eager);
+    for (int i = 0; i < 20; i++) {
+        g_assert_cmpint(worker_run(WORKERS_CONTROL, returns, GINT_TO_POINTER(i)), ==, i);
+    }
+    for (unsigned i = 0; i < eager; i++) {
+        worker_submit(WORKERS_CONTROL, waits_at_gate, NULL, &blocked);
+    }
+    co_wait_until(gate_get(&blocked, &blocked.inside) == 2 * eager);
+    gate_open(&blocked);
+    co_wait_until(gate_get(&blocked, &blocked.passed) == 2 * eager);
+    worker_set_max(WORKERS_CONTROL, 64);
+}
+
 /* One after another needs one thread, however many. */
 static void coroutine_fn test_reuse(void *opaque)
 {
@@ -266,6 +319,7 @@ int main(int argc, char **argv)
     util_test_add_loops("/worker/submit", test_submit);
     util_test_add_loops("/worker/signals", test_signals);
     util_test_add("/worker/limit", test_limit);
+    util_test_add("/worker/eager", test_eager);
     util_test_add("/worker/reuse", test_reuse);
     util_test_add("/worker/fewer", test_fewer);
     util_test_add("/worker/many", test_many);
