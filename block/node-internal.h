@@ -81,7 +81,7 @@ void node_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigne
 char *perm_names(unsigned perm);
 
 /* An update of any number of nodes, with what marks on edges and nodes say (`leaving`, `reopening`).  Between begin and end no other update
- * runs; after a successful prepare comes exactly one of apply and abort. */
+ * of any node runs (perm_refresh() and perm_lower() keep out those of the same nodes only); after a successful prepare comes exactly one of apply and abort. */
 typedef struct PermPlan PermPlan;
 PermPlan *coroutine_fn perm_plan_begin(void);
 void perm_plan_add(PermPlan *p, Node *n);

@@ -10,8 +10,12 @@
  * and read-only nodes are found there, with nothing changed.  Then the protocol drivers take their locks, and only when all
  * have them the plan is applied.  Reopening has a plan of its own in which edges are marked as joining (in the lists already, not used yet) or
  * leaving (in the lists still), and nodes have a `reopening`, which says what they will be.  An inactive node takes no more of its children than
- * reading, and shares all; users from outside the graph that bear it count as if they were not there.  A coroutine can be suspended while locks are taken: updates of the graph follow each other
- * (update_lock).
+ * reading, and shares all; users from outside the graph that bear it count as if they were not there.
+ *
+ * A coroutine can be suspended while locks are taken.  Two plans that have a node in common follow each other, in the order in which they
+ * came; those of different disks go side by side.  That suffices: an edge's values are read by plans that have its target, and changed by
+ * plans that have its parent, and so its target too.  A plan that waits looks at the graph anew when its turn comes.  The plan of a
+ * reopening marks nodes before it knows all of them: it has all nodes there are.
  */
 #include "block/count.h"
 #include "block/reopen.h"
@@ -19,8 +23,6 @@
 #include <string.h>
 
 #define CHANGING (PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE)
-
-static CoMutex update_lock; /* one update at a time; outermost */
 
 typedef struct PlanEdge {
     unsigned perm, shared;
@@ -36,7 +38,12 @@ struct PermPlan {
     GPtrArray *order;  /* PlanNode *, parents first */
     GHashTable *seen;  /* Node * */
     GHashTable *edges; /* Edge * -> PlanEdge * : edges whose values change with the plan */
+    bool everything;   /* has all nodes, whatever `seen` says */
+    Coroutine *waiter; /* NULL: does not wait */
 };
+
+/* Oldest first: the plans that are carried out, and those that wait for one before them. */
+static GQueue plans = G_QUEUE_INIT;
 
 char *perm_names(unsigned perm)
 {
@@ -205,21 +212,69 @@ static void plan_apply(PermPlan *p)
     }
 }
 
-PermPlan *coroutine_fn perm_plan_begin(void)
-{
-    static bool initialised;
-    PermPlan *p;
+/* ---- one after another, or side by side ---- */
 
-    if (!initialised) {
-        co_mutex_init(&update_lock);
-        initialised = true;
+static bool overlap(const PermPlan *a, const PermPlan *b)
+{
+    GHashTableIter iter;
+    gpointer node;
+
+    if (a->everything || b->everything) {
+        return true;
     }
-    co_mutex_lock(&update_lock);
-    p = g_new0(PermPlan, 1);
+    g_hash_table_iter_init(&iter, a->seen);
+    while (g_hash_table_iter_next(&iter, &node, NULL)) {
+        if (g_hash_table_contains(b->seen, node)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool must_wait(const PermPlan *p)
+{
+    for (GList *l = plans.head; l->data != p; l = l->next) {
+        if (overlap(l->data, p)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static PermPlan *plan_new(void)
+{
+    PermPlan *p = g_new0(PermPlan, 1);
+
     p->order = g_ptr_array_new_with_free_func(g_free);
     p->seen = g_hash_table_new(NULL, NULL);
     p->edges = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     return p;
+}
+
+/* For n and what is below it; NULL: for everything. */
+static PermPlan *coroutine_fn plan_begin(Node *n)
+{
+    PermPlan *p = plan_new();
+
+    p->everything = !n;
+    g_queue_push_tail(&plans, p);
+    for (;;) {
+        if (n) {
+            g_hash_table_remove_all(p->seen);
+            g_ptr_array_set_size(p->order, 0);
+            plan_visit(p, n);
+        }
+        if (!must_wait(p)) {
+            return p;
+        }
+        p->waiter = co_self();
+        co_yield();
+    }
+}
+
+PermPlan *coroutine_fn perm_plan_begin(void)
+{
+    return plan_begin(NULL);
 }
 
 void perm_plan_add(PermPlan *p, Node *n)
@@ -276,7 +331,15 @@ Node *perm_plan_node(const PermPlan *p, unsigned i)
 
 void perm_plan_end(PermPlan *p)
 {
-    co_mutex_unlock(&update_lock);
+    g_queue_remove(&plans, p);
+    for (GList *l = plans.head; l; l = l->next) {
+        PermPlan *other = l->data;
+
+        if (other->waiter && !must_wait(other)) {
+            co_wake(other->waiter);
+            other->waiter = NULL;
+        }
+    }
     g_ptr_array_free(p->order, true);
     g_hash_table_destroy(p->seen);
     g_hash_table_destroy(p->edges);
@@ -320,11 +383,10 @@ static void coroutine_fn tell_writers_gone(const GPtrArray *nodes)
 
 static bool coroutine_fn perm_update(Node *n, bool check, Error **errp)
 {
-    PermPlan *p = perm_plan_begin();
+    PermPlan *p = plan_begin(n);
     g_autoptr(GPtrArray) idle = NULL;
     bool ok;
 
-    perm_plan_add(p, n);
     ok = plan_prepare(p, check, errp);
     if (ok) {
         idle = losing_writers(p);

@@ -163,6 +163,13 @@ static bool open_next(PermJob *j)
     return true;
 }
 
+static FileLocks to_take(const PermJob *j)
+{
+    const FileState *s = j->node->state;
+
+    return s->locking ? file_locks_minus(j->want, s->held) : (FileLocks){0};
+}
+
 static int perm_prepare_on_worker(void *opaque)
 {
     PermJob *j = opaque;
@@ -171,7 +178,7 @@ static int perm_prepare_on_worker(void *opaque)
 
     s->extra = (FileLocks){0};
     if (s->locking) {
-        FileLocks extra = file_locks_minus(j->want, s->held);
+        FileLocks extra = to_take(j);
 
         if (!file_lock_get(s->fd, n->filename, extra, j->errp)) {
             return -1;
@@ -193,6 +200,7 @@ bool coroutine_fn file_perm_prepare(Node *n, unsigned perm, unsigned shared, Err
 {
     FileState *s = n->state;
     PermJob j = {.node = n, .errp = errp};
+    FileLocks extra;
 
     co_mutex_lock(&s->control_lock); /* until commit or abort */
     j.want = locks_for(n, perm, shared);
@@ -200,7 +208,10 @@ bool coroutine_fn file_perm_prepare(Node *n, unsigned perm, unsigned shared, Err
     if (n->reopening && !n->reopening->read_only && !n->reopening->auto_read_only) {
         j.write = true; /* as at opening: now or not at all */
     }
-    if (worker_run(WORKERS_CONTROL, perm_prepare_on_worker, &j) < 0) {
+    extra = to_take(&j);
+    if (file_locks_empty(extra) && !wants_next(&j)) {
+        s->extra = extra; /* nothing that could block or fail */
+    } else if (worker_run(WORKERS_CONTROL, perm_prepare_on_worker, &j) < 0) {
         co_mutex_unlock(&s->control_lock);
         return false;
     }
