@@ -29,7 +29,8 @@ struct SnapshotFile {
     char *path;
     SnapshotFileAnnounce *announce; /* NULL: nobody wants to know */
     void *announce_opaque;
-    char *found; /* absolute path of `place`, for snapshot_file_info() */
+    const NewImage *image; /* until prepare ends; NULL: the file stays empty */
+    char *found;           /* absolute path of `place`, for snapshot_file_info() */
     State state;
     SnapshotFileHow how;
     FilePlace place;
@@ -395,8 +396,33 @@ static int use_existing(SnapshotFile *f, Error **errp)
     return -1;
 }
 
+/* What others would take for an image of theirs that is being made; so the lock is held.  A file that was filled in place has it. */
+static bool write_image(SnapshotFile *f, Error **errp)
+{
+    int ret;
+
+    if (f->how != FILE_FILLED && !lock_for_create(f, f->fd, errp)) {
+        return false;
+    }
+    ret = file_fill(f->fd, f->image);
+    if (f->how != FILE_FILLED) {
+        unlock(f, f->fd);
+    }
+    if (ret < 0) {
+        error_set_errno(errp, -ret, f->path, "create", "Could not write the new image");
+    }
+    return ret == 0;
+}
+
+void snapshot_file_set_image(SnapshotFile *f, const NewImage *image)
+{
+    g_assert(f->state == NEW);
+    f->image = image;
+}
+
 bool snapshot_file_prepare(SnapshotFile *f, Error **errp)
 {
+    bool ok;
     int done = 0;
 
     g_assert(f->state == NEW);
@@ -422,11 +448,16 @@ bool snapshot_file_prepare(SnapshotFile *f, Error **errp)
         close_all(f);
         return false;
     }
+    f->state = MADE;
+    ok = !f->image || write_image(f, errp);
+    f->image = NULL;
     if (f->how == FILE_FILLED) {
         unlock(f, f->fd);
     }
-    f->state = MADE;
-    return true;
+    if (!ok) {
+        snapshot_file_undo(f);
+    }
+    return ok;
 }
 
 void snapshot_file_set_announce(SnapshotFile *f, SnapshotFileAnnounce *fn, void *opaque)

@@ -4,9 +4,10 @@
  *
  * prepare, with I/O running and beside the other actions:
  *   1. flush the old node, beside the following;
- *   2. mode absolute-paths: the file comes into being (block/protocol/file-create.c says how an existing one is kept safe), gets its
- *      format, is complete and durable, its directory too;
- *   3. the overlay is opened, hidden, with the options that the old node has (S18).
+ *   2. mode absolute-paths: the file comes into being with the new image in it (block/protocol/file-create.c says how an existing one is
+ *      kept safe);
+ *   3. the overlay is opened, hidden, with the options that the old node has (S18);
+ *   4. the file is complete and durable, its directory too.
  * commit shows the overlay.  undo closes it and brings the directory back to what it was.
  *
  * The overlay has no other owner than its users; if the old node had none, it belongs to the monitor (S17).
@@ -181,14 +182,6 @@ static BlockdevOptions *overlay_options(const SnapshotSyncAction *sa, const Node
     return options;
 }
 
-static char *describe_creator(void *opaque)
-{
-    (void)opaque;
-    return g_strdup("image creation");
-}
-
-static const EdgeOwner creator = {.describe = describe_creator, .name = describe_creator};
-
 /* What the new image shall be.  *ret_backing is what spec refers to; freed by the caller. */
 static CreateSpec create_spec(const SnapshotSyncAction *sa, char **ret_backing)
 {
@@ -209,26 +202,6 @@ static CreateSpec create_spec(const SnapshotSyncAction *sa, char **ret_backing)
     return spec;
 }
 
-/* Writes the format into the empty file node. */
-static bool coroutine_fn format_file(SnapshotSyncAction *sa, const BlockDriver *drv, Node *file,
-                                     Error **errp)
-{
-    g_autofree char *backing_file = NULL;
-    CreateSpec spec = create_spec(sa, &backing_file);
-    Edge *e;
-    bool ok;
-
-    e = edge_attach(file, NULL, &creator, sa, "root", EDGE_ROOT,
-                    PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
-                    PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
-    if (!e) {
-        return false;
-    }
-    ok = drv->create(e, &spec, errp);
-    edge_detach(e);
-    return ok;
-}
-
 /* What QEMU says of formats and names that cannot be, in its order. */
 static const BlockDriver *check_format(const SnapshotSyncAction *sa, Error **errp)
 {
@@ -247,7 +220,7 @@ static const BlockDriver *check_format(const SnapshotSyncAction *sa, Error **err
                   sa->format);
         return NULL;
     }
-    if (!drv->create && strcmp(drv->name, "raw") != 0 && strcmp(drv->name, "file") != 0) {
+    if (!drv->lay_out && strcmp(drv->name, "raw") != 0 && strcmp(drv->name, "file") != 0) {
         error_set(errp, ERROR_UNSUPPORTED, sa->format, "create",
                   "Format driver '%s' does not support image creation", sa->format);
         return NULL;
@@ -266,7 +239,7 @@ static const BlockDriver *check_format(const SnapshotSyncAction *sa, Error **err
     return drv;
 }
 
-static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver *drv, Error **errp)
+static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, Error **errp)
 {
     g_autoptr(BlockdevOptions) fo = file_options(sa, errp), oo = NULL;
     g_autoptr(Node) file = NULL;
@@ -276,9 +249,6 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, const BlockDriver 
     }
     file = node_open(fo, NODE_OPEN_HIDDEN, NULL, errp);
     if (!file) {
-        return false;
-    }
-    if (sa->created && !format_file(sa, drv, file, errp)) {
         return false;
     }
     oo = overlay_options(sa, file, errp);
@@ -347,6 +317,24 @@ static bool coroutine_fn check(Action *a, char **ret_warning, Error **errp)
     }
 }
 
+/* The file with the image in it, not durable yet. */
+static bool coroutine_fn make_file(SnapshotSyncAction *sa, const BlockDriver *drv, Error **errp)
+{
+    g_autofree char *backing_file = NULL;
+    CreateSpec spec = create_spec(sa, &backing_file);
+    g_auto(NewImage) image = {0};
+
+    if (!drv->lay_out(&spec, &image, errp)) {
+        return false;
+    }
+    sa->created = snapshot_file_new(sa->file);
+    snapshot_file_set_image(sa->created, &image);
+    if (journal_active()) {
+        snapshot_file_set_announce(sa->created, announce, sa);
+    }
+    return on_worker(snapshot_file_prepare, sa->created, errp);
+}
+
 static bool coroutine_fn make_overlay(SnapshotSyncAction *sa, Error **errp)
 {
     const BlockDriver *drv = check_format(sa, errp);
@@ -354,16 +342,10 @@ static bool coroutine_fn make_overlay(SnapshotSyncAction *sa, Error **errp)
     if (!drv) {
         return false;
     }
-    if (sa->mode == SNAPSHOT_ABSOLUTE_PATHS) {
-        sa->created = snapshot_file_new(sa->file);
-        if (journal_active()) {
-            snapshot_file_set_announce(sa->created, announce, sa);
-        }
-        if (!on_worker(snapshot_file_prepare, sa->created, errp)) {
-            return false;
-        }
+    if (sa->mode == SNAPSHOT_ABSOLUTE_PATHS && !make_file(sa, drv, errp)) {
+        return false;
     }
-    return open_overlay(sa, drv, errp);
+    return open_overlay(sa, errp);
 }
 
 static bool coroutine_fn prepare(Action *a, Error **errp)

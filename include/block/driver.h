@@ -12,6 +12,7 @@
 #define BLOCK_DRIVER_H
 
 #include "block/io.h"
+#include "block/new-image.h"
 #include "block/node.h"
 
 struct BlockdevOptions;
@@ -148,6 +149,9 @@ struct BlockDriver {
     /* Formats: writes a new image into `file` (an empty protocol node opened read-write, reached through an edge), complete and
      * flushed when it returns. */
     bool coroutine_fn (*create)(Edge *file, const CreateSpec *spec, Error **errp);
+    /* Formats: the same in memory, for an image of which nothing is allocated in advance (spec->space); what a snapshot makes.  Does not
+     * suspend; any thread.  On failure *ret is untouched. */
+    bool (*lay_out)(const CreateSpec *spec, NewImage *ret, Error **errp);
     /* True if the first `len` bytes of a file look like this format (probing). */
     bool (*probe)(const uint8_t *buf, size_t len);
 

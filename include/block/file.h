@@ -6,8 +6,9 @@
  * by the function that does it:
  *
  *   snapshot_file_new       NEW      nothing has happened
- *   snapshot_file_prepare   MADE     an empty file of ours lies under the name
- *     (the caller opens a `file` node by the same name and writes the image through it)
+ *   snapshot_file_set_image          (optional) what the file shall hold
+ *   snapshot_file_prepare   MADE     a file of ours lies under the name, empty or with the image
+ *     (the caller opens a `file` node by the same name)
  *   snapshot_file_finish    DURABLE  the content and the directory entry survive a power failure
  *   snapshot_file_commit    DONE     what the name meant before is gone for good
  *   snapshot_file_undo      DONE     (from MADE or DURABLE) what the name meant before is back, and
@@ -45,6 +46,7 @@
 #ifndef BLOCK_FILE_H
 #define BLOCK_FILE_H
 
+#include "block/new-image.h"
 #include "util/error.h"
 #include <stdint.h>
 
@@ -86,6 +88,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SnapshotFile, snapshot_file_free)
 typedef bool SnapshotFileAnnounce(const SnapshotFileInfo *info, void *opaque, Error **errp);
 void snapshot_file_set_announce(SnapshotFile *f, SnapshotFileAnnounce *fn, void *opaque);
 
+/* image: lives until prepare returns. */
+void snapshot_file_set_image(SnapshotFile *f, const NewImage *image);
+
 /* Whether snapshot_file_prepare() would find something in the way; does nothing.  Its errors. */
 bool snapshot_file_check(SnapshotFile *f, Error **errp);
 
@@ -93,7 +98,7 @@ bool snapshot_file_check(SnapshotFile *f, Error **errp);
 bool snapshot_file_info(SnapshotFile *f, SnapshotFileInfo *ret, Error **errp);
 
 /* On failure all is as it was.  Errors: "Could not create '<path>': <reason>"; for a file in use
- * those of the image lock: "Failed to get "write" lock". */
+ * those of the image lock: "Failed to get "write" lock"; "Could not write the new image: <errno>". */
 bool snapshot_file_prepare(SnapshotFile *f, Error **errp);
 
 /* After the last write through the node.  On failure the state stays MADE: undo follows.  Error:

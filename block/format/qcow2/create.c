@@ -8,8 +8,9 @@
  *
  * Until the header is there, which is written last, the file is no image.
  *
- * Snapshots of many disks make many images at once, so this writes no more than it must: the beginnings of header, refcount table and
- * first blocks, into a file that truncate has made long enough, and one flush at the end.  Until then nobody knows the file.
+ * This writes no more than it must: the beginnings of header, refcount table and first blocks, into a file that truncate has made
+ * long enough, and one flush at the end.  Snapshots make many images at once: for them the same is laid out in memory (qcow2_lay_out), and who
+ * makes the file writes it.
  */
 #include "block/untouched.h"
 #include "qcow2.h"
@@ -229,6 +230,29 @@ static int coroutine_fn go_on(const CreateSpec *spec, Request *r)
     return wanted ? 0 : -ECANCELED;
 }
 
+/* Bytes of the counts of n clusters, in whole sectors. */
+static size_t count_bytes(uint64_t n, const Layout *l)
+{
+    return (((n << l->refcount_order) + 7) / 8 + SECTOR - 1) & ~(size_t)(SECTOR - 1);
+}
+
+/* n entries that point to clusters, one after the other. */
+static void fill_table(uint8_t *piece, uint64_t n, const Layout *l, uint64_t first, uint64_t flags)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        put_be64(piece + 8 * i, ((first + i) << l->cluster_bits) | flags);
+    }
+}
+
+/* The counts of n clusters, each used once.  The bytes they take, in whole sectors. */
+static size_t fill_counts(uint8_t *piece, uint64_t n, const Layout *l)
+{
+    for (uint64_t k = 0; k < n; k++) {
+        refcount_put(piece, l->refcount_order, k, 1);
+    }
+    return count_bytes(n, l);
+}
+
 /* A table from cluster `at` on, whose entries point to the clusters from `first` on, one after the other. */
 static int coroutine_fn write_table(Edge *file, Request *r, const CreateSpec *spec, const Layout *l,
                                     uint64_t at, uint64_t entries, uint64_t first, uint64_t flags)
@@ -242,9 +266,8 @@ static int coroutine_fn write_table(Edge *file, Request *r, const CreateSpec *sp
         int ret;
 
         memset(piece, 0, len);
-        for (uint64_t k = 0; k < n; k++, i++) {
-            put_be64(piece + 8 * k, ((first + i) << l->cluster_bits) | flags);
-        }
+        fill_table(piece, n, l, first + i, flags);
+        i += n;
         n = (n * 8 + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
         ret = edge_pwrite(file, r, guest(offset), piece, n, 0);
         offset += n;
@@ -264,8 +287,7 @@ static int coroutine_fn write_counts(Edge *file, Request *r, const CreateSpec *s
 {
     uint64_t offset = block_cluster(l) << l->cluster_bits;
     uint64_t per_piece = PIECE * 8 >> l->refcount_order;
-    size_t len = (((MIN(l->clusters, per_piece) << l->refcount_order) + 7) / 8 + SECTOR - 1) &
-                 ~(size_t)(SECTOR - 1);
+    size_t len = count_bytes(MIN(l->clusters, per_piece), l);
     g_autofree uint8_t *piece = g_malloc(len);
 
     for (uint64_t c = 0; c < l->clusters;) {
@@ -273,10 +295,7 @@ static int coroutine_fn write_counts(Edge *file, Request *r, const CreateSpec *s
         int ret;
 
         memset(piece, 0, len);
-        for (uint64_t k = 0; k < n; k++) {
-            refcount_put(piece, l->refcount_order, k, 1);
-        }
-        bytes = (((n << l->refcount_order) + 7) / 8 + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+        bytes = fill_counts(piece, n, l);
         ret = edge_pwrite(file, r, guest(offset), piece, bytes, 0);
         offset += bytes;
         c += n;
@@ -355,11 +374,39 @@ static int coroutine_fn prepare_data_file(Request *r, const CreateSpec *spec, ui
     return ret;
 }
 
+static uint64_t whole_sectors(uint64_t size)
+{
+    return size > BLOCK_MAX_SIZE ? size : (size + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+}
+
+bool qcow2_lay_out(const CreateSpec *spec, NewImage *ret, Error **errp)
+{
+    uint64_t size = whole_sectors(spec->size);
+    size_t header_len, len;
+    uint8_t *header, *piece;
+    Layout l;
+
+    g_assert(spec->space == CREATE_SPACE_NONE);
+    if (!plan_layout(spec, size, &l, errp) ||
+        !build_header(spec, size, &l, &header, &header_len, errp)) {
+        return false;
+    }
+    new_image_init(ret);
+    ret->size = l.clusters << l.cluster_bits;
+    len = (l.blocks * 8 + SECTOR - 1) & ~(size_t)(SECTOR - 1);
+    piece = g_malloc0(len);
+    fill_table(piece, l.blocks, &l, block_cluster(&l), 0);
+    new_image_add(ret, UINT64_C(1) << l.cluster_bits, piece, len);
+    piece = g_malloc0(count_bytes(l.clusters, &l));
+    len = fill_counts(piece, l.clusters, &l);
+    new_image_add(ret, block_cluster(&l) << l.cluster_bits, piece, len);
+    new_image_add(ret, 0, header, header_len);
+    return true;
+}
+
 bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp)
 {
-    uint64_t size = spec->size > BLOCK_MAX_SIZE
-                        ? spec->size
-                        : (spec->size + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+    uint64_t size = whole_sectors(spec->size);
     g_autofree uint8_t *header = NULL;
     uint64_t data_from = 0;
     size_t header_len;

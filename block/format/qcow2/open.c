@@ -345,6 +345,7 @@ const BlockDriver driver_qcow2 = {
     .bitmap_can_store = qcow2_bitmap_can_store,
     .bitmap_removed = qcow2_bitmap_removed,
     .create = qcow2_create,
+    .lay_out = qcow2_lay_out,
     .probe = header_probe,
     .preadv = qcow2_preadv,
     .pwritev = qcow2_pwritev,

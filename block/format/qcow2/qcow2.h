@@ -511,6 +511,7 @@ int coroutine_fn data_file_wipe(Qcow2 *q, Request *r, uint64_t start, uint64_t e
                                 bool unmap);
 
 bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp);
+bool qcow2_lay_out(const CreateSpec *spec, NewImage *ret, Error **errp);
 bool qcow2_facts(Node *n, ImageFacts *ret_facts, Error **errp);
 bool qcow2_options(Node *n, const struct BlockdevOptions *options, bool discard_unmap,
                    Qcow2Options *ret, Error **errp);
