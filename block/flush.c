@@ -110,24 +110,63 @@ int coroutine_fn edge_flush(Edge *e, Request *r)
     return ret;
 }
 
-bool coroutine_fn node_write_out(Node *n, Error **errp)
+static Node *storage_of(Node *n)
 {
-    Node *p = n;
+    while (n->file) {
+        n = n->file->target;
+    }
+    return n;
+}
+
+typedef int coroutine_fn FlushFn(Node *n, Request *r);
+
+static bool coroutine_fn write_out(Node *n, FlushFn *flush, Error **errp)
+{
+    Node *storage = storage_of(n);
     Request r;
     int ret;
 
-    while (p->file) {
-        p = p->file->target;
-    }
-    if (p->driver->write_out) {
-        p->driver->write_out(p);
+    if (storage->driver->write_out) {
+        storage->driver->write_out(storage);
     }
     request_begin(&r, REQUEST_FLUSH);
-    ret = node_flush_self(n, &r);
+    ret = flush(n, &r);
     request_end(&r);
     if (ret < 0) {
         error_set_errno(errp, -ret, n->name, "flush", "Write to node '%s' failed", n->name);
         return false;
     }
     return true;
+}
+
+bool coroutine_fn node_write_out(Node *n, Error **errp)
+{
+    return write_out(n, node_flush_self, errp);
+}
+
+/* As node_flush_self(), but what the format wrote last need not be durable if it had its storage flushed before that. */
+static int coroutine_fn flush_ahead(Node *n, Request *r)
+{
+    Node *storage = storage_of(n);
+    uint64_t before = atomic_load_explicit(&storage->flushed_gen, memory_order_acquire);
+    int ret = atomic_load_explicit(&n->flush_error, memory_order_relaxed);
+
+    if (ret < 0 || n->driver->is_protocol) {
+        return ret < 0 ? ret : node_flush_self(n, r);
+    }
+    co_mutex_lock(&n->flush_lock);
+    if (n->driver->flush) {
+        ret = n->driver->flush(n, r);
+    }
+    if (ret == 0 && n->file &&
+        atomic_load_explicit(&storage->flushed_gen, memory_order_acquire) == before) {
+        ret = edge_flush(n->file, r);
+    }
+    co_mutex_unlock(&n->flush_lock);
+    return ret;
+}
+
+bool coroutine_fn node_flush_ahead(Node *n, Error **errp)
+{
+    return write_out(n, flush_ahead, errp);
 }

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Directories of files; see file-dir.h.
+ *
+ * A snapshot of many disks puts many files into one directory and makes each of them durable.  One sync of the directory serves all that
+ * ask while the one before it is under way: whoever comes first then does it, the others wait for it.
  */
 #include "file-dir.h"
 #include "block/file.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -86,12 +90,79 @@ int file_place_find(const char *path, FilePlace *ret)
     return err;
 }
 
+/* ---- making names durable ---- */
+
+/* A sync of one directory.  One that has begun may be too early for who comes now; one that has not, serves him too. */
+typedef struct DirSync {
+    dev_t dev;
+    ino_t ino;
+    bool begun, done;
+    int ret;
+    unsigned users;
+} DirSync;
+
+static pthread_mutex_t sync_lock = PTHREAD_MUTEX_INITIALIZER; /* innermost */
+static pthread_cond_t sync_done = PTHREAD_COND_INITIALIZER;
+static GQueue syncs = G_QUEUE_INIT; /* DirSync *: those not done, of one directory at most two */
+
+/* With the lock. */
+static DirSync *find_sync(const struct stat *st, bool begun)
+{
+    for (GList *l = syncs.head; l; l = l->next) {
+        DirSync *s = l->data;
+
+        if (s->dev == st->st_dev && s->ino == st->st_ino && s->begun == begun) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
+static int sync_dir(int dir)
+{
+    struct stat st;
+    DirSync *s;
+    int ret;
+
+    if (fstat(dir, &st) < 0) {
+        return -errno;
+    }
+    pthread_mutex_lock(&sync_lock);
+    s = find_sync(&st, false);
+    if (!s) {
+        s = g_new0(DirSync, 1);
+        s->dev = st.st_dev;
+        s->ino = st.st_ino;
+        g_queue_push_tail(&syncs, s);
+    }
+    s->users++;
+    while (!s->done && (s->begun || find_sync(&st, true))) {
+        pthread_cond_wait(&sync_done, &sync_lock);
+    }
+    if (!s->done) {
+        s->begun = true;
+        pthread_mutex_unlock(&sync_lock);
+        ret = fsync(dir) < 0 ? -errno : 0;
+        pthread_mutex_lock(&sync_lock);
+        s->ret = ret;
+        s->done = true;
+        g_queue_remove(&syncs, s);
+        pthread_cond_broadcast(&sync_done);
+    }
+    ret = s->ret;
+    if (--s->users == 0) {
+        g_free(s);
+    }
+    pthread_mutex_unlock(&sync_lock);
+    return ret;
+}
+
 int file_place_sync(const FilePlace *p)
 {
     int fd, ret;
 
     if (p->can_sync) {
-        return fsync(p->dir) < 0 ? -errno : 0;
+        return sync_dir(p->dir);
     }
     /* Any file of the file system will do, but not a descriptor opened with O_PATH. */
     fd = openat(p->dir, p->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);

@@ -146,7 +146,7 @@ static void coroutine_fn quiesce(void *opaque)
 {
     SnapshotQuiesce *q = opaque;
 
-    q->ok = node_write_out(q->s->old_node, &q->err) && prepare_read_only(q->s, &q->err);
+    q->ok = node_flush_ahead(q->s->old_node, &q->err) && prepare_read_only(q->s, &q->err);
     co_group_done(&q->group);
 }
 

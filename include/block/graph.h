@@ -58,6 +58,9 @@ void coroutine_fn node_ro_abort(Node *n);
 
 /* Hands what was written to storage without disturbing requests, then flushes n.  Error: "Write to node '%s' failed: …". */
 bool coroutine_fn node_write_out(Node *n, Error **errp);
+/* The same ahead of a flush that follows: what there is to write is written and its errors are found, so that the other one is short; what the
+ * format wrote last may be left to it.  n does not count as flushed. */
+bool coroutine_fn node_flush_ahead(Node *n, Error **errp);
 /* Makes a read-only node writable, with what it stores in, as far as the user did not say that a child of his own be read-only; nobody writes
  * yet.  On failure all is as before.  Errors: those of opening for writing, of locks, "Block node is read-only". */
 bool coroutine_fn node_set_writable(Node *n, Error **errp);

@@ -15,6 +15,8 @@
  * entries than the L1 copy, but the block copies count all of them (Q1), and the data they refer to was written before the
  * entry was set (Q2).  A change made after its sector was copied makes it dirty again, for the next time.
  *
+ * The last flush is the caller's where he makes one anyway (a flush of the node); without drops nothing here has to wait for it.
+ *
  * Stages without anything to write, and their flushes, are left out.  If a stage fails, all that was not known to be in the file is
  * dirty again and the drops are put back; the next flush tries again.
  *
@@ -159,7 +161,7 @@ static int coroutine_fn write_l1(Qcow2 *q, Request *r, WriteBack *w)
     return ret;
 }
 
-static int coroutine_fn write_stages(Qcow2 *q, Request *r, WriteBack *w)
+static int coroutine_fn write_stages(Qcow2 *q, Request *r, WriteBack *w, bool durable)
 {
     int ret = copies_write(q, r, &w->blocks);
 
@@ -175,10 +177,11 @@ static int coroutine_fn write_stages(Qcow2 *q, Request *r, WriteBack *w)
     if (ret == 0 && !copies_empty(&w->l1)) {
         ret = write_l1(q, r, w);
     }
-    return ret < 0 ? ret : flush_file(q, r);
+    return ret < 0 || !durable ? ret : flush_file(q, r);
 }
 
-int coroutine_fn write_back_locked(Qcow2 *q, Request *r)
+/* With flush_lock.  durable: with the last flush also where no drop needs it. */
+static int coroutine_fn write_back(Qcow2 *q, Request *r, bool durable)
 {
     WriteBack w;
     int ret;
@@ -187,7 +190,7 @@ int coroutine_fn write_back_locked(Qcow2 *q, Request *r)
         return -EIO;
     }
     copy_everything(q, &w);
-    ret = write_stages(q, r, &w);
+    ret = write_stages(q, r, &w, durable || w.drops->len > 0);
     copies_end(q, &w.l1, ret == 0);
     copies_end(q, &w.l2, ret == 0);
     copies_end(q, &w.reft, ret == 0);
@@ -205,6 +208,11 @@ int coroutine_fn write_back_locked(Qcow2 *q, Request *r)
     return ret;
 }
 
+int coroutine_fn write_back_locked(Qcow2 *q, Request *r)
+{
+    return write_back(q, r, true);
+}
+
 static bool drops_durable(Qcow2 *q)
 {
     bool any;
@@ -215,20 +223,25 @@ static bool drops_durable(Qcow2 *q)
     return any;
 }
 
-int coroutine_fn qcow2_write_back(Qcow2 *q, Request *r)
+static int coroutine_fn bring_into_file(Qcow2 *q, Request *r, bool durable)
 {
     uint64_t want = atomic_load_explicit(&q->meta_gen, memory_order_acquire);
     int ret = 0;
 
     co_mutex_lock(&q->flush_lock);
     if (atomic_load_explicit(&q->meta_done, memory_order_acquire) < want) {
-        ret = write_back_locked(q, r);
+        ret = write_back(q, r, durable);
     }
     co_mutex_unlock(&q->flush_lock);
     if (ret == 0 && drops_durable(q)) {
         keeper_kick(q, false);
     }
     return ret;
+}
+
+int coroutine_fn qcow2_write_back(Qcow2 *q, Request *r)
+{
+    return bring_into_file(q, r, true);
 }
 
 int coroutine_fn qcow2_flush(Node *n, Request *r)
@@ -240,7 +253,7 @@ int coroutine_fn qcow2_flush(Node *n, Request *r)
         atomic_load_explicit(&q->meta_gen, memory_order_acquire)) {
         return q->external ? edge_flush(q->data, r) : 0;
     }
-    return qcow2_write_back(q, r);
+    return bring_into_file(q, r, false);
 }
 
 bool qcow2_unsaved(Node *n)
@@ -382,8 +395,10 @@ int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r)
         }
     }
     if (ret == 0) {
-        file_trim(q, r);
         ret = flush_file(q, r);
+    }
+    if (ret == 0) {
+        file_trim(q, r); /* need not be durable: a file that is too long is no worse */
     }
     return ret;
 }
