@@ -4,18 +4,28 @@
  *
  * A flush of much cached data hands all of it to the device at once; while its queue is full, the kernel holds locks on pages that guests
  * write to, and their requests wait as long as the flush takes.  Before a cut that is nothing that anybody asked for.  So data
- * is written out in small pieces, one file at a time over all nodes: each piece locks little and is done in a moment, and the
- * flush that follows has little left.
+ * is written out in small pieces, of a few files at a time over all nodes: each piece locks little and is done in a moment, and the
+ * flush that follows has little left.  A file with no more than a piece in the cache is written out at once.
  */
 #include "block/driver.h"
 #include "file-internal.h"
 #include "util/worker.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define PIECE (UINT64_C(1) << 20) /* bytes */
 #define MAX_STEPS                                                                                  \
     UINT64_C(65536) /* for sparse giants the pieces are larger; what they hold is what counts */
+
+#define WRITERS 4u
+
+#ifdef SYS_cachestat
+#define SYS_CACHESTAT SYS_cachestat
+#else
+#define SYS_CACHESTAT 451 /* the same everywhere */
+#endif
 
 typedef struct WriteOut {
     int fd;
@@ -24,24 +34,49 @@ typedef struct WriteOut {
     Coroutine *waiter;
 } WriteOut;
 
-/* The files that wait for their turn.  One worker takes them one after another: a wake-up for each would cost more than the writing
+/* The files that wait for their turn.  A few workers take them one after another: a wake-up for each would cost more than the writing
  * of a file that has little to write. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static GQueue waiting = G_QUEUE_INIT; /* WriteOut * */
-static bool draining;
+static unsigned writers;
+
+/* Bytes of the file that are dirty or under way; UINT64_MAX: the kernel (before 6.5) cannot tell. */
+static uint64_t cached_bytes(int fd)
+{
+    struct {
+        uint64_t offset, len;
+    } range = {0, 0}; /* to the end */
+    struct {
+        uint64_t cached, dirty, writeback, evicted, recently_evicted; /* pages */
+    } pages = {0};
+
+    if (syscall(SYS_CACHESTAT, fd, &range, &pages, 0) < 0) {
+        return UINT64_MAX;
+    }
+    return (pages.dirty + pages.writeback) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static int write_range(int fd, uint64_t at, uint64_t len)
+{
+    return sync_file_range(fd, at, len,
+                           SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                               SYNC_FILE_RANGE_WAIT_AFTER) < 0
+               ? -errno
+               : 0;
+}
 
 static int write_out(const WriteOut *w)
 {
     uint64_t piece = MAX(PIECE, w->size / MAX_STEPS);
+    int ret = 0;
 
-    for (uint64_t at = 0; at < w->size; at += piece) {
-        if (sync_file_range(w->fd, at, piece,
-                            SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-                                SYNC_FILE_RANGE_WAIT_AFTER) < 0) {
-            return -errno;
-        }
+    if (cached_bytes(w->fd) <= PIECE) {
+        return write_range(w->fd, 0, 0); /* to the end */
     }
-    return 0;
+    for (uint64_t at = 0; at < w->size && ret == 0; at += piece) {
+        ret = write_range(w->fd, at, piece);
+    }
+    return ret;
 }
 
 static WriteOut *next(void)
@@ -50,7 +85,7 @@ static WriteOut *next(void)
 
     pthread_mutex_lock(&lock);
     w = g_queue_pop_head(&waiting);
-    draining = w != NULL;
+    writers -= w == NULL;
     pthread_mutex_unlock(&lock);
     return w;
 }
@@ -73,8 +108,8 @@ static void coroutine_fn wait_for_turn(WriteOut *w)
 
     pthread_mutex_lock(&lock);
     g_queue_push_tail(&waiting, w);
-    start = !draining;
-    draining = true;
+    start = writers < WRITERS;
+    writers += start;
     pthread_mutex_unlock(&lock);
     if (start) {
         worker_submit(WORKERS_CONTROL, drain, NULL, NULL);
