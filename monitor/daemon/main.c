@@ -26,11 +26,16 @@
 #include "util/log.h"
 #include "util/loop.h"
 #include "util/rcu.h"
+#include <fcntl.h>
 #include <glib-unix.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+#define DESCRIPTORS                                                                                \
+    16384 /* for so many there is room from the start, if the process may have them */
 
 static GMainLoop *main_loop;
 static CommandLine command_line;
@@ -162,6 +167,24 @@ static void coroutine_fn start(void *unused)
     daemonize_ready();
 }
 
+/* The kernel makes a process's table of descriptors larger when it is full.  In a process with threads it waits for all processors
+ * before it goes on, ten milliseconds or more, and until then nobody gets a descriptor: in the middle of a snapshot of many disks.  So the
+ * table gets its size now, while there is one thread. */
+static void make_room_for_descriptors(void)
+{
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC), last;
+    struct rlimit limit;
+
+    if (fd < 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0) {
+        return;
+    }
+    last = fcntl(fd, F_DUPFD_CLOEXEC, (int)MIN(limit.rlim_cur, DESCRIPTORS) - 1);
+    if (last >= 0) {
+        close(last);
+    }
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *program = g_path_get_basename(argv[0]);
@@ -178,6 +201,7 @@ int main(int argc, char **argv)
     if (command_line.daemonize) {
         daemonize_fork();
     }
+    make_room_for_descriptors();
     log_init(program, LOG_LEVEL_INFO);
     signal(SIGPIPE, SIG_IGN);
     rcu_init_process();
