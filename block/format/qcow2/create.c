@@ -386,7 +386,7 @@ bool qcow2_lay_out(const CreateSpec *spec, NewImage *ret, Error **errp)
     uint8_t *header, *piece;
     Layout l;
 
-    g_assert(spec->space == CREATE_SPACE_NONE);
+    g_assert(spec->space == CREATE_SPACE_NONE && !spec->data_file);
     if (!plan_layout(spec, size, &l, errp) ||
         !build_header(spec, size, &l, &header, &header_len, errp)) {
         return false;

@@ -247,13 +247,14 @@ int coroutine_fn qcow2_write_back(Qcow2 *q, Request *r)
 int coroutine_fn qcow2_flush(Node *n, Request *r)
 {
     Qcow2 *q = qcow2_of(n);
+    int ret = 0;
 
     /* Nothing but data since the last time: the caller flushes the file. */
-    if (atomic_load_explicit(&q->meta_done, memory_order_acquire) ==
+    if (atomic_load_explicit(&q->meta_done, memory_order_acquire) !=
         atomic_load_explicit(&q->meta_gen, memory_order_acquire)) {
-        return q->external ? edge_flush(q->data, r) : 0;
+        ret = bring_into_file(q, r, false);
     }
-    return bring_into_file(q, r, false);
+    return ret == 0 && q->external ? edge_flush(q->data, r) : ret;
 }
 
 bool qcow2_unsaved(Node *n)
