@@ -82,7 +82,8 @@ bool coroutine_fn qmp_blockdev_snapshot_internal_sync(const BlockdevSnapshotInte
 
 static bool starts_job(const TransactionAction *a)
 {
-    return a->type == TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP;
+    return a->type == TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP ||
+           a->type == TRANSACTION_ACTION_KIND_DRIVE_BACKUP;
 }
 
 static bool is_grouped(const TransactionProperties *p)
@@ -135,6 +136,9 @@ static Transaction *build(const TransactionActionList *actions, const Transactio
             break;
         case TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP:
             transaction_add_backup(t, a->value->u.blockdev_backup.data);
+            break;
+        case TRANSACTION_ACTION_KIND_DRIVE_BACKUP:
+            transaction_add_drive_backup(t, a->value->u.drive_backup.data);
             break;
         case TRANSACTION_ACTION_KIND_BLOCKDEV_SNAPSHOT:
             transaction_add_snapshot(t, a->value->u.blockdev_snapshot.data->node,

@@ -37,13 +37,14 @@ static void add_cache(struct json_object *o, const Node *like)
 }
 
 /* Takes o. */
-static Node *coroutine_fn open_node(struct json_object *o, Error **errp)
+static Node *coroutine_fn open_node(struct json_object *o, bool with_backing, Error **errp)
 {
     g_autoptr(BlockdevOptions) options = NULL;
     Node *n = NULL;
 
     if (qapi_parse_BlockdevOptions(o, &options, errp)) {
-        n = node_open(options, NODE_OPEN_HIDDEN | NODE_OPEN_NO_BACKING, NULL, errp);
+        n = node_open(options, NODE_OPEN_HIDDEN | (with_backing ? 0 : NODE_OPEN_NO_BACKING), NULL,
+                      errp);
     }
     json_object_put(o);
     return n;
@@ -61,7 +62,7 @@ static Node *coroutine_fn open_file(const TargetImageSpec *s, const char *node_n
     if (node_name) {
         json_object_object_add(o, "node-name", json_object_new_string(node_name));
     }
-    return open_node(o, errp);
+    return open_node(o, false, errp);
 }
 
 static Node *coroutine_fn open_format(const TargetImageSpec *s, const char *format,
@@ -77,7 +78,7 @@ static Node *coroutine_fn open_format(const TargetImageSpec *s, const char *form
     json_object_object_add(o, "discard",
                            json_object_new_string(s->like->discard_unmap ? "unmap" : "ignore"));
     add_cache(o, s->like);
-    return open_node(o, errp);
+    return open_node(o, s->with_backing, errp);
 }
 
 /* ---- formats ---- */
@@ -151,7 +152,11 @@ static bool coroutine_fn format_file(const TargetImageSpec *s, const BlockDriver
                                      Error **errp)
 {
     CreateSpec spec = {
-        .size = s->size, .backing_file = s->backing_file, .backing_format = s->backing_format};
+        .size = s->size,
+        .backing_file = s->backing_file,
+        .backing_format = s->backing_format,
+        .group_uuid = s->group_uuid,
+    };
     Edge *e = edge_attach(file, NULL, &user, NULL, "root", EDGE_ROOT,
                           PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
@@ -235,6 +240,9 @@ static bool coroutine_fn make_file(const TargetImageSpec *s, SnapshotFile **ret_
     }
     if (ok) {
         *ret_created = snapshot_file_new(json_object_get_string(filename));
+        if (s->announce) {
+            snapshot_file_set_announce(*ret_created, s->announce, s->announce_opaque);
+        }
         ok = on_worker(snapshot_file_prepare, *ret_created, errp);
     }
     json_object_put(o);
@@ -287,7 +295,9 @@ bool coroutine_fn target_image_open(const TargetImageSpec *s, TargetImage *ret, 
     if (!t.node || (t.created && !on_worker(snapshot_file_finish, t.created, errp))) {
         goto fail;
     }
-    node_show(t.node);
+    if (!s->hidden) {
+        node_show(t.node);
+    }
     *ret = t;
     return true;
 

@@ -21,10 +21,16 @@ typedef struct TargetImageSpec {
     /* new images */
     uint64_t size;
     const char *backing_file, *backing_format; /* NULL: none */
+    bool with_backing;                         /* the backing that the header names is opened too */
+    bool hidden;                               /* node_show() is the caller's to call */
+    /* Of a transaction with a journal: the group's UUID, and how the file is announced (block/file.h); NULL: neither. */
+    const char *group_uuid;
+    SnapshotFileAnnounce *announce;
+    void *announce_opaque;
 } TargetImageSpec;
 
 typedef struct TargetImage {
-    Node *node;            /* reference; opened without a backing node */
+    Node *node;            /* reference; opened without a backing node, unless with_backing */
     SnapshotFile *created; /* NULL: it existed */
 } TargetImage;
 

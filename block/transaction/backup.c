@@ -165,7 +165,7 @@ static void free_action(Action *a)
 
 BackupAction *backup_of(Action *a)
 {
-    return a->ops->commit == backup_commit ? (BackupAction *)a : NULL;
+    return a->ops == &ops || a->ops == &drive_backup_ops ? (BackupAction *)a : NULL;
 }
 
 static const ActionOps ops = {

@@ -20,6 +20,8 @@ typedef struct BackupAction {
     BackupJob *job; /* until commit ours; then it lives by itself */
 } BackupAction;
 
+extern const ActionOps drive_backup_ops;
+
 /* Plan: the source; then, when the target is known, the bitmap and the rest. */
 bool backup_plan_source(BackupAction *x, PlannedGraph *g, Error **errp);
 bool backup_plan_rest(BackupAction *x, Error **errp);

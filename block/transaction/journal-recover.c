@@ -335,7 +335,7 @@ static void complete_member(Found *f, guint i)
         line = g_strdup_printf("'%s' could not be synced: %s", m->file, g_strerror(errno));
         m->state = SNAPSHOT_GROUP_STATE_DEGRADED;
         f->g->state = SNAPSHOT_GROUP_STATE_DEGRADED;
-    } else if (m->overlay_file && access(m->overlay_file, F_OK) < 0) {
+    } else if (m->file && m->overlay_file && access(m->overlay_file, F_OK) < 0) {
         line = g_strdup_printf("the overlay '%s' is not there any more", m->overlay_file);
     } else if (n->has_file) {
         snapshot_file_recover_commit(&n->file, &line);

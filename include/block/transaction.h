@@ -64,6 +64,9 @@ void transaction_add_bitmap(Transaction *t, BitmapVerb verb, const BitmapArgs *a
 /* As blockdev-backup (BlockdevBackup); copied. */
 struct BlockdevBackup;
 void transaction_add_backup(Transaction *t, const struct BlockdevBackup *args);
+/* As drive-backup (DriveBackup); copied. */
+struct DriveBackup;
+void transaction_add_drive_backup(Transaction *t, const struct DriveBackup *args);
 /* The jobs that its actions start end well together, or none does. */
 void transaction_set_grouped(Transaction *t);
 /* Always fails: "Transaction aborted using Abort action". */

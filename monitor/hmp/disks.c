@@ -182,6 +182,20 @@ bool coroutine_fn hmp_block_stream(Hmp *h, struct json_object *args, Error **err
     return hmp_qmp("block-stream", o, NULL, errp);
 }
 
+bool coroutine_fn hmp_drive_backup(Hmp *h, struct json_object *args, Error **errp)
+{
+    struct json_object *o = hmp_object(
+        "device", hmp_string(args, "device"), "target", hmp_string(args, "target"), "format",
+        hmp_string(args, "format"), "sync", hmp_flag(args, "full") ? "full" : "top", "mode",
+        hmp_flag(args, "reuse") ? "existing" : "absolute-paths", NULL);
+
+    (void)h;
+    if (hmp_flag(args, "compress")) {
+        json_object_object_add(o, "compress", json_object_new_boolean(true));
+    }
+    return hmp_qmp("drive-backup", o, NULL, errp);
+}
+
 bool coroutine_fn hmp_drive_mirror(Hmp *h, struct json_object *args, Error **errp)
 {
     struct json_object *o = hmp_object(

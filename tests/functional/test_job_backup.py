@@ -372,3 +372,57 @@ def test_snapshot_and_backup_of_one_disk(daemon, images):
     h.shutdown()
     d.stop()
     assert img.contents(path, SIZE) == want == img.contents(images / 'd.qcow2', SIZE)
+
+
+def drive(d, target, **args):
+    return d.cmd('drive-backup', {'auto-dismiss': False, 'job-id': 'j', 'device': 'd', 'target': str(target), 'sync': 'full',
+                                  **{k.replace('_', '-'): v for k, v in args.items()}})
+
+
+@pytest.mark.parametrize('sync,fmt', [('full', None), ('full', 'raw'), ('top', None), ('none', None)])
+def test_drive_backup(daemon, images, sync, fmt):
+    disk = Disk(images, daemon)
+    d, h = disk.d, disk.connect()
+    want = disk.contents()
+    path = images / 'new.img'
+    path.write_bytes(b'in the way')
+    drive(d, path, sync=sync, **({'format': fmt} if fmt else {}))
+    assert path.stat().st_size > 1000 and len(list(images.glob('new.img*'))) == 1
+    scribble(h, random.Random(6), 10)
+    if sync == 'none':
+        now = disk.contents()
+        d.cmd('job-cancel', id='j')
+        finish(d, error='Operation canceled')
+        h.shutdown()
+        d.stop()
+        assert img.info(path)['full-backing-filename'] == str(images / 'd.qcow2') and img.check(path)
+        assert img.contents(images / 'd.qcow2', SIZE) == now
+        return
+    finish(d)
+    h.shutdown()
+    assert [n['node-name'] for n in d.cmd('query-named-block-nodes') if n['file'] == str(path)] == []
+    d.stop()
+    assert img.info(path)['format'] == (fmt or 'qcow2')
+    assert ('backing-filename' in img.info(path)) == (sync == 'top')
+    (images / 'want').write_bytes(want)
+    img.run('qemu-img', 'compare', '-f', 'raw', '-F', fmt or 'qcow2', images / 'want', path)
+
+
+def test_drive_backup_existing_and_errors(daemon, images):
+    disk = Disk(images, daemon)
+    d = disk.d
+    assert d.qmp.error('drive-backup', {'job-id': 'j', 'device': 'd', 'target': str(images / 'none'), 'sync': 'full', 'mode': 'existing'}) == \
+        f"Could not open '{images}/none': No such file or directory"
+    assert d.qmp.error('drive-backup', {'job-id': 'j', 'device': 'd', 'target': str(images / 'new'), 'sync': 'full', 'format': 'spaghetti'}) == \
+        "Unknown file format 'spaghetti'"
+    assert d.qmp.error('transaction', actions=[
+        {'type': 'drive-backup', 'data': {'job-id': 'j', 'device': 'd', 'target': str(images / 'new'), 'sync': 'full'}},
+        {'type': 'abort', 'data': {}}]) == 'Transaction aborted using Abort action'
+    assert not (images / 'new').exists()
+    d.qmp.events.clear()
+    img.create(images / 'old', str(SIZE))
+    want = disk.contents()
+    drive(d, images / 'old', mode='existing')
+    finish(d)
+    d.stop()
+    assert img.contents(images / 'old', SIZE) == want
