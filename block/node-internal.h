@@ -77,6 +77,8 @@ void coroutine_fn perm_lower(Node *n);
 /* The driver's child_perm(), and what being inactive makes of it. */
 void node_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
                      unsigned *perm, unsigned *shared);
+/* Would permissions fit if the users of `old` used `filter` instead, which uses old by its edge `own`?  Changes nothing. */
+bool coroutine_fn perm_check_filter(Node *old, Node *filter, Edge *own, Error **errp);
 /* "write, resize" of a set of Perm. */
 char *perm_names(unsigned perm);
 

@@ -422,6 +422,36 @@ void node_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigne
     }
 }
 
+bool coroutine_fn perm_check_filter(Node *old, Node *filter, Edge *own, Error **errp)
+{
+    PermPlan *p = perm_plan_begin();
+    g_autoptr(GPtrArray) all = g_ptr_array_copy(old->parents, NULL, NULL);
+    guint own_parents = filter->parents->len;
+    bool unsettled = own->unsettled, ok = true;
+
+    /* The lists are for a moment, without suspending, what they will be. */
+    own->unsettled = false;
+    g_ptr_array_set_size(old->parents, 0);
+    for (guint i = 0; i < all->len; i++) {
+        Edge *e = g_ptr_array_index(all, i);
+        bool stays = e == own || edge_is_job(e) || (e->parent && node_reaches(filter, e->parent));
+
+        g_ptr_array_add(stays ? old->parents : filter->parents, e);
+    }
+    perm_plan_add(p, filter);
+    for (guint i = 0; i < p->order->len && ok; i++) {
+        ok = plan_node(p, g_ptr_array_index(p->order, i), true, errp);
+    }
+    g_ptr_array_set_size(filter->parents, own_parents);
+    g_ptr_array_set_size(old->parents, 0);
+    for (guint i = 0; i < all->len; i++) {
+        g_ptr_array_add(old->parents, g_ptr_array_index(all, i));
+    }
+    own->unsettled = unsettled;
+    perm_plan_end(p);
+    return ok;
+}
+
 void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
                        unsigned *perm, unsigned *shared)
 {

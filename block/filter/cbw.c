@@ -9,6 +9,7 @@
  */
 #include "cbw.h"
 #include "../io-internal.h"
+#include "block/bitmaps.h"
 #include "block/graph.h"
 #include "qapi-types.h"
 #include "util/log.h"
@@ -34,6 +35,7 @@ struct Cbw {
     uint64_t size;
     uint32_t cluster;
     DirtyBitmap *todo, *done, *access;
+    UserBitmap *shown[3]; /* the same, for queries */
     _Atomic int error;
     _Atomic unsigned users; /* coroutines that use it beside requests of the filter */
     pthread_mutex_t lock;   /* innermost; protects: */
@@ -76,6 +78,26 @@ static bool make_maps(Cbw *c)
     return c->todo && c->done && c->access;
 }
 
+static void show_maps(Cbw *c)
+{
+    DirtyBitmap *const maps[] = {c->todo, c->done, c->access};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(c->shown); i++) {
+        c->shown[i] = user_bitmap_new(NULL);
+        c->shown[i]->map = maps[i];
+        node_bitmap_add(c->filter, c->shown[i]);
+    }
+}
+
+static void hide_maps(Cbw *c)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(c->shown) && c->shown[i]; i++) {
+        node_bitmap_remove(c->filter, c->shown[i]);
+        c->shown[i]->map = NULL;
+        user_bitmap_free(c->shown[i]);
+    }
+}
+
 Cbw *cbw_new(Node *filter, Edge *target, const CbwOptions *options, const DirtyBitmap *only,
              Error **errp)
 {
@@ -105,6 +127,7 @@ Cbw *cbw_new(Node *filter, Edge *target, const CbwOptions *options, const DirtyB
     if (only) {
         cbw_restrict(c, only);
     }
+    show_maps(c);
     return c;
 }
 
@@ -112,6 +135,7 @@ void cbw_free(Cbw *c)
 {
     if (c) {
         g_assert(g_queue_is_empty(&c->holds) && atomic_load(&c->users) == 0);
+        hide_maps(c);
         dirty_bitmap_free(c->todo);
         dirty_bitmap_free(c->done);
         dirty_bitmap_free(c->access);

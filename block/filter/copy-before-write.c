@@ -250,7 +250,7 @@ Node *coroutine_fn cbw_filter_new(Node *source, Node *target, const char *name,
                                   const CbwOptions *options, Error **errp)
 {
     Node *n = alloc_filter(source, name, errp);
-    unsigned perm = source->perm | (options->discard_source ? PERM_WRITE : 0);
+    unsigned perm = PERM_CONSISTENT_READ | (options->discard_source ? PERM_WRITE : 0);
     CbwState *s;
 
     if (!n) {
@@ -270,7 +270,7 @@ Node *coroutine_fn cbw_filter_new(Node *source, Node *target, const char *name,
     s->target = edge_attach(target, n, NULL, NULL, "target", EDGE_STORAGE, PERM_WRITE,
                             PERM_ALL & ~PERM_RESIZE, errp);
     s->c = s->target ? cbw_new(n, s->target, options, NULL, errp) : NULL;
-    if (!s->c) {
+    if (!s->c || !perm_check_filter(source, n, n->file, errp)) {
         cbw_guard_share(source, target, false);
         node_unref(n);
         return NULL;
