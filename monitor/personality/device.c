@@ -35,7 +35,7 @@ static const DeviceType types[] = {
     {"ide-hd", NULL, "IDE", NULL, "virtual IDE disk", DEVICE_DISK, false, false, NULL},
     {"lsi53c895a", "lsi", "PCI", "SCSI", NULL, DEVICE_CONTROLLER, false, false, NULL},
     {"scsi-cd", NULL, "SCSI", NULL, "virtual SCSI CD-ROM", DEVICE_REMOVABLE, true, true, NULL},
-    {"scsi-hd", NULL, "SCSI", NULL, "virtual SCSI disk", DEVICE_DISK, false, false, NULL},
+    {"scsi-hd", NULL, "SCSI", NULL, "virtual SCSI disk", DEVICE_DISK, false, true, NULL},
     {"virtio-blk-device", NULL, "virtio-bus", NULL, NULL, DEVICE_DISK, false, true, NULL},
     {"virtio-blk-pci", "virtio-blk", "PCI", NULL, NULL, DEVICE_DISK, false, true, "virtio-backend"},
     {"virtio-scsi-device", NULL, "virtio-bus", "SCSI", NULL, DEVICE_CONTROLLER, false, false, NULL},
@@ -57,7 +57,11 @@ typedef struct Device {
 } Device;
 
 static GPtrArray *devices; /* Device *, oldest first */
-static unsigned anonymous;
+/* Names of those without one: what the machine comes with is not among the peripherals. */
+typedef enum DevicePlace { DEVICE_ANONYMOUS, DEVICE_OF_MACHINE } DevicePlace;
+static const char *const containers[] = {
+    [DEVICE_ANONYMOUS] = "peripheral-anon", [DEVICE_OF_MACHINE] = "unattached"};
+static unsigned unnamed[G_N_ELEMENTS(containers)];
 
 void device_print_help(void)
 {
@@ -369,7 +373,8 @@ static void coroutine_fn device_free(Device *d)
     g_free(d);
 }
 
-static bool coroutine_fn make(const DeviceType *t, struct json_object *o, Error **errp)
+static bool coroutine_fn make(const DeviceType *t, struct json_object *o, DevicePlace place,
+                              Error **errp)
 {
     const char *id = option(o, "id");
     Device *d = g_new0(Device, 1);
@@ -377,7 +382,7 @@ static bool coroutine_fn make(const DeviceType *t, struct json_object *o, Error 
     d->type = t;
     d->id = g_strdup(id);
     d->path = id ? g_strdup_printf("/machine/peripheral/%s", id)
-                 : g_strdup_printf("/machine/peripheral-anon/device[%u]", anonymous);
+                 : g_strdup_printf("/machine/%s/device[%u]", containers[place], unnamed[place]);
     if (t->holder) {
         d->shown = g_strdup_printf("%s/%s", d->path, t->holder);
     } else {
@@ -392,7 +397,7 @@ static bool coroutine_fn make(const DeviceType *t, struct json_object *o, Error 
         devices = g_ptr_array_new();
     }
     g_ptr_array_add(devices, d);
-    anonymous += !id;
+    unnamed[place] += !id;
     return true;
 }
 
@@ -422,7 +427,7 @@ bool coroutine_fn device_new(struct json_object *options, Error **errp)
         return false;
     }
     return check_properties(t, options, errp) && check_bus(t, option(options, "bus"), errp) &&
-           make(t, options, errp);
+           make(t, options, DEVICE_ANONYMOUS, errp);
 }
 
 bool coroutine_fn device_new_for_drive(const Drive *d, Error **errp)
@@ -437,13 +442,14 @@ bool coroutine_fn device_new_for_drive(const Drive *d, Error **errp)
     if (d->interface == DRIVE_IDE && d->cdrom) {
         driver = "ide-cd";
     }
-    if (!driver || !b || backend_device(b) ||
-        (!backend_edge(b) && d->interface == DRIVE_IDE && !d->cdrom)) {
+    if (!driver || !b || backend_device(b)) {
         return true; /* nothing is plugged in by itself */
     }
     json_object_object_add(o, "driver", json_object_new_string(driver));
     json_object_object_add(o, "drive", json_object_new_string(d->id));
-    return device_new(o, errp);
+    /* What the machine comes with, and what the user could have added. */
+    return make(find_type(driver, errp), o,
+                d->interface == DRIVE_VIRTIO ? DEVICE_ANONYMOUS : DEVICE_OF_MACHINE, errp);
 }
 
 bool coroutine_fn device_del(const char *id, Error **errp)

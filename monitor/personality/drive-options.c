@@ -105,7 +105,8 @@ static const char *coroutine_fn probe_node(struct json_object *file, Error **err
     g_autoptr(BlockdevOptions) options = NULL;
     const BlockDriver *drv = NULL;
 
-    if (qapi_parse(&qapi_type_BlockdevOptions, file, true, (void **)&options, errp)) {
+    if (drive_options_check(file, errp) &&
+        qapi_parse(&qapi_type_BlockdevOptions, file, true, (void **)&options, errp)) {
         drv = node_probe_format(options, errp);
     }
     return drv ? drv->name : NULL;
@@ -372,6 +373,10 @@ void drive_options_defaults(const DriveNodes *d, struct json_object *nested, Med
 bool coroutine_fn drive_options_complete(const DriveNodes *d, struct json_object *nested,
                                          BlockdevOptions **ret_options, Error **errp)
 {
+    /* What can be said of a medium that will come. */
+    static const char *const of_empty[] = {"cache",   "read-only",     "auto-read-only",
+                                           "discard", "detect-zeroes", NULL};
+
     if (d->driver) {
         if (!driver_find(d->driver)) {
             error_set(errp, ERROR_UNSUPPORTED, d->driver, "open", "Unknown driver '%s'", d->driver);
@@ -383,6 +388,14 @@ bool coroutine_fn drive_options_complete(const DriveNodes *d, struct json_object
         return false;
     }
     if (!text_of(nested, "driver") && !json_object_object_get_ex(nested, "file", NULL)) {
+        json_object_object_foreach(nested, key, unused)
+        {
+            (void)unused;
+            if (!g_strv_contains(of_empty, key)) {
+                error_set(errp, ERROR_INVALID, key, "drive", "Must specify either driver or file");
+                return false;
+            }
+        }
         *ret_options = NULL;
         return true;
     }
@@ -392,6 +405,6 @@ bool coroutine_fn drive_options_complete(const DriveNodes *d, struct json_object
     if (!json_object_object_get_ex(nested, "auto-read-only", NULL)) {
         set(nested, "auto-read-only", "on");
     }
-    return complete(nested, true, DEPTH_MAX, errp) &&
+    return complete(nested, true, DEPTH_MAX, errp) && drive_options_check(nested, errp) &&
            qapi_parse(&qapi_type_BlockdevOptions, nested, true, (void **)ret_options, errp);
 }

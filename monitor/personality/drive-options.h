@@ -24,6 +24,9 @@ typedef struct DriveNodes {
 bool coroutine_fn drive_options_complete(const DriveNodes *d, struct json_object *nested,
                                          struct BlockdevOptions **ret_options, Error **errp);
 
+/* Makes numbers of sizes with suffixes, and tells of options that there are not, or that are missing, in the words that drives have for it; below
+ * too.  What is wrong otherwise is left to the parser. */
+bool drive_options_check(struct json_object *o, Error **errp);
 /* What a drive without a medium says of its first one. */
 void drive_options_defaults(const DriveNodes *d, struct json_object *nested, MediumDefaults *ret);
 

@@ -250,22 +250,55 @@ static bool take_alias(struct json_object *o, const char *alias, const char *nam
     return true;
 }
 
-/* Limits of I/O need the throttle filter: refused until there is one. */
+#define THROTTLE_VALUE_MAX INT64_C(1000000000000000)
+
+/* Limits of I/O: checked, and refused. */
 static bool check_throttling(struct json_object *o, Error **errp)
 {
-    static const char *const old[] = {"iops",   "iops_rd", "iops_wr", "bps",
-                                      "bps_rd", "bps_wr",  "group",   NULL};
+    static const struct {
+        const char *alias, *name;
+    } aliases[] = {
+        {"iops", "throttling.iops-total"},
+        {"iops_rd", "throttling.iops-read"},
+        {"iops_wr", "throttling.iops-write"},
+        {"bps", "throttling.bps-total"},
+        {"bps_rd", "throttling.bps-read"},
+        {"bps_wr", "throttling.bps-write"},
+        {"iops_max", "throttling.iops-total-max"},
+        {"iops_rd_max", "throttling.iops-read-max"},
+        {"iops_wr_max", "throttling.iops-write-max"},
+        {"bps_max", "throttling.bps-total-max"},
+        {"bps_rd_max", "throttling.bps-read-max"},
+        {"bps_wr_max", "throttling.bps-write-max"},
+        {"iops_size", "throttling.iops-size"},
+        {"group", "throttling.group"},
+    };
 
-    json_object_object_foreach(o, key, value)
-    {
-        if (g_strv_contains(old, key) || g_str_has_prefix(key, "throttling.")) {
-            const char *text = json_object_get_string(value);
+    for (unsigned i = 0; i < G_N_ELEMENTS(aliases); i++) {
+        g_autofree char *value = NULL;
+        int64_t v;
 
-            if (strcmp(text, "0") == 0) {
-                continue;
-            }
-            error_set(errp, ERROR_UNSUPPORTED, key, "drive",
-                      "Parameter '%s': limits of drives are not supported", key);
+        if (!take_alias(o, aliases[i].alias, aliases[i].name, errp)) {
+            return false;
+        }
+        value = legacy_opts_take(o, aliases[i].name);
+        if (!value || strcmp(aliases[i].alias, "group") == 0) {
+            continue; /* a group of nothing limits nothing */
+        }
+        if (!g_ascii_string_to_signed(value, 10, G_MININT64, G_MAXINT64, &v, NULL)) {
+            error_set(errp, ERROR_INVALID, aliases[i].name, "drive",
+                      "Parameter '%s' expects a number", aliases[i].name);
+            return false;
+        }
+        if (v < 0 || v > THROTTLE_VALUE_MAX) {
+            error_set(errp, ERROR_INVALID, aliases[i].name, "drive",
+                      "bps/iops/max values must be within [0, %" G_GINT64_FORMAT "]",
+                      THROTTLE_VALUE_MAX);
+            return false;
+        }
+        if (v > 0) {
+            error_set(errp, ERROR_UNSUPPORTED, aliases[i].name, "drive",
+                      "Parameter '%s': limits of drives are not supported", aliases[i].name);
             return false;
         }
     }

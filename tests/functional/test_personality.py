@@ -62,7 +62,25 @@ def test_probes(run):
     (['-drive', 'driver=null-co,node-name=123foo'],
      "qemu-system-x86_64: -drive driver=null-co,node-name=123foo: Invalid node-name: '123foo'"),
     (['-drive', 'driver=null-co,if=none,iops=100'],
-     "qemu-system-x86_64: -drive driver=null-co,if=none,iops=100: Parameter 'iops': limits of drives are not supported"),
+     "qemu-system-x86_64: -drive driver=null-co,if=none,iops=100: Parameter 'throttling.iops-total': limits of drives are not supported"),
+    *[([*args[:-1], args[-1]], f"qemu-system-x86_64: {args[0]} {args[1]}: {text}") for args, text in [
+        (['-drive', 'driver=null-co,bps_rd_max=1,throttling.bps-read-max=2'],
+         "'throttling.bps-read-max' and its alias 'bps_rd_max' can't be used at the same time"),
+        (['-drive', 'driver=null-co,bps=-2'], 'bps/iops/max values must be within [0, 1000000000000000]'),
+        (['-drive', 'driver=null-co,iops=x'], "Parameter 'throttling.iops-total' expects a number"),
+        (['-drive', 'driver=null-co,unknown_opt=on'], "Block protocol 'null-co' doesn't support the option 'unknown_opt'"),
+        (['-drive', 'driver=raw,file.driver=null-co,unknown_opt='], "Block format 'raw' does not support the option 'unknown_opt'"),
+        (['-drive', 'driver=raw,file.driver=null-co,file.backing.driver=null-co'], "Driver doesn't support backing files"),
+        (['-drive', 'driver=file'], "The 'file' block driver requires a file name"),
+        (['-drive', 'driver=raw,file.driver=file'], "The 'file' block driver requires a file name"),
+        (['-drive', 'file.driver=file'], "The 'file' block driver requires a file name"),
+        (['-drive', 'driver=raw'], 'A block device must be specified for "file"'),
+        (['-drive', 'driver=nbd'], 'NBD server address missing'),
+        (['-drive', 'foo=bar'], 'Must specify either driver or file'),
+        (['-drive', 'driver=null-co,size=1x'], "Parameter 'size' expects integer"),
+    ]],
+    (['-drive', 'if=virtio'], 'qemu-system-x86_64: Device needs media, but drive is empty'),
+    (['-drive', 'if=ide'], 'qemu-system-x86_64: Device needs media, but drive is empty'),
     (['-device', 'toaster'], "qemu-system-x86_64: -device toaster: 'toaster' is not a valid device model name"),
     (['-device', 'virtio-blk'], 'qemu-system-x86_64: -device virtio-blk: drive property not set'),
     (['-device', 'virtio-blk,drive=none'],
@@ -132,6 +150,23 @@ def test_json_filename(images, qmp):
     name = 'json:' + json.dumps({'driver': 'qcow2', 'file': {'driver': 'file', 'filename': str(image)}})
     info = qmp([('query-block',)], '-drive', 'if=none,file=' + name.replace(',', ',,'))[0]['return'][0]
     assert info['inserted']['drv'] == 'qcow2'
+
+
+def test_sizes_with_suffixes(images, qmp):
+    """A drive's options are older than the schema, whose sizes here are numbers."""
+    image = make(images / 'a.qcow2')
+    nodes = qmp([('query-named-block-nodes', {'flat': True})],
+                '-drive', f'if=none,file={image},l2-cache-size=2M,refcount-cache-size=256k,node-name=q',
+                '-drive', 'if=none,driver=raw,offset=1M,size=2M,file.driver=null-co,file.size=1G,node-name=r')[0]['return']
+    sizes = {n['node-name']: n['image']['virtual-size'] for n in nodes}
+    assert sizes['q'] == 64 << 20 and sizes['r'] == 2 << 20 and 1 << 30 in sizes.values()
+
+
+def test_places_of_devices(qmp):
+    """What the machine comes with has no place among the peripherals."""
+    listed = qmp([('query-block',)], *[a for i in ('floppy', 'ide', 'virtio') for a in ('-drive', f'driver=null-co,if={i}')])[0]['return']
+    assert [b['qdev'] for b in listed] == ['/machine/unattached/device[0]', '/machine/unattached/device[1]',
+                                          '/machine/peripheral-anon/device[0]/virtio-backend']
 
 
 def test_drivers_of_files_below(images, qmp):
@@ -336,9 +371,10 @@ def test_scsi_needs_a_controller(images, qmp, run):
     assert listed[0]['return'][0]['qdev'] == 'h'
     done = run(*drive, '-device', 'virtio-scsi,id=s0', '-device', 'scsi-hd,id=h,drive=d,bus=s1.0')
     assert done.stderr.endswith("Bus 's1.0' not found\n")
-    done = run(*drive, '-device', 'virtio-scsi', '-drive', f'file={disk},if=none,id=r,readonly=on,file.locking=off',
-               '-device', 'scsi-hd,drive=r')
-    assert done.stderr.endswith('Block node is read-only\n')
+    read_only = ['-device', 'virtio-scsi', '-drive', f'file={disk},if=none,id=r,readonly=on']
+    assert qmp([('query-block',)], *read_only, '-device', 'scsi-hd,drive=r,id=h')[0]['return'][0]['qdev'] == 'h'
+    done = run(*read_only, '-device', 'ide-hd,drive=r')
+    assert done.stderr.endswith('-device ide-hd,drive=r: Block node is read-only\n')
 
 
 # ---- the machine ----
