@@ -141,6 +141,7 @@ static bool coroutine_fn create_qcow2(Job *j, const BlockdevCreateOptionsQcow2 *
         .lazy_refcounts = o->has_lazy_refcounts && o->lazy_refcounts,
         .zstd = o->has_compression_type && o->compression_type == QCOW2_COMPRESSION_TYPE_ZSTD,
         .space = spaces[o->has_preallocation ? o->preallocation : PREALLOC_MODE_OFF],
+        .extended_l2 = o->has_extended_l2 && o->extended_l2,
         .data_file_raw = o->has_data_file_raw && o->data_file_raw,
         .go_on = go_on,
         .go_on_opaque = j,

@@ -58,6 +58,7 @@ typedef struct CreateSpec {
     bool lazy_refcounts;
     bool zstd; /* compression type */
     CreateSpace space;
+    bool extended_l2;           /* clusters with subclusters */
     struct Edge *data_file;     /* where its data will be; NULL: in the file itself */
     const char *data_file_name; /* for its header */
     bool data_file_raw; /* it reads the same as the disk, and what it has becomes the disk's */

@@ -53,6 +53,7 @@ typedef struct Shape {
     uint64_t cluster, size;
     bool backing;
     const char *open;
+    bool extended_l2;
 } Shape;
 
 static Node *coroutine_fn open_disk(void)
@@ -65,6 +66,7 @@ static void coroutine_fn make_image(Story *s, const Shape *shape)
     CreateSpec spec = {
         .size = shape->size,
         .cluster_size = shape->cluster,
+        .extended_l2 = shape->extended_l2,
         .backing_file = shape->backing ? base : NULL,
         .backing_format = shape->backing ? "raw" : NULL,
     };
@@ -101,11 +103,12 @@ static Node *coroutine_fn open_image(const Shape *shape)
 }
 
 static const Shape shapes[] = {
-    {65536, 4 << 20, false, ""},
-    {65536, 4 << 20, true, ""},
-    {4096, 2 << 20, true, ""},
-    {512, 1 << 20, true, ", 'l2-cache-size': 4096, 'refcount-cache-size': 1024"},
-    {512, 8 << 20, false, ", 'pass-discard-other': true"},
+    {65536, 4 << 20, false, "", false},
+    {65536, 4 << 20, true, "", false},
+    {4096, 2 << 20, true, "", false},
+    {512, 1 << 20, true, ", 'l2-cache-size': 4096, 'refcount-cache-size': 1024", false},
+    {512, 8 << 20, false, ", 'pass-discard-other': true", false},
+    {16384, 2 << 20, true, "", true},
 };
 
 static void coroutine_fn power_failures(void)

@@ -114,7 +114,9 @@ static const Bad bad[] = {
      "Unsupported qcow2 feature(s): dirty bit",
      false}, /* its name for bit 5 */
     {{{72, 4, 8}}, "'data-file' is required for this image", false},
-    {{{72, 16, 8}}, "Unsupported qcow2 feature(s): extended L2 entries", false},
+    {{{72, 16, 8}, {20, 13, 4}, {24, 1 << 20, 8}},
+     "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+     false},
     {{{104, 1, 1}}, "qcow2: Compression type incompatible feature bit must be set", false},
     {{{72, 8, 8}}, "qcow2: Compression type incompatible feature bit must not be set", false},
     {{{72, 8, 8}, {104, 2, 1}}, "qcow2: unknown compression type: 2", false},

@@ -73,6 +73,8 @@ static void coroutine_fn read_foreign(void)
         "-c -o cluster_size=2M",
         "-c -o compression_type=zstd",
         "-c -o compression_type=zstd,cluster_size=4k",
+        "-o extended_l2=on",
+        "-c -o extended_l2=on,cluster_size=16k",
     };
     const char *source = make_source(5 * 1024 * 1024 + 512),
                *image = node_test_file("foreign.qcow2");
@@ -109,8 +111,8 @@ static void coroutine_fn read_foreign(void)
 static void coroutine_fn snapshots(void)
 {
     const char *source = make_source(3 * 1024 * 1024), *image = node_test_file("snap.qcow2");
-    static const char *const options[] = {"", "-o cluster_size=512",
-                                          "-o cluster_size=4k,refcount_bits=2", "-c"};
+    static const char *const options[] = {
+        "", "-o cluster_size=512", "-o cluster_size=4k,refcount_bits=2", "-c", "-o extended_l2=on"};
     Model m = {0}, before = {0};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
@@ -224,6 +226,9 @@ static void coroutine_fn fuzz_all(void)
         {"-o cluster_size=4k,refcount_bits=32", 4096, ", 'pass-discard-other': true", true, false},
         {"-o preallocation=metadata", 65536, "", false, false},
         {"-o preallocation=full,cluster_size=8k", 8192, "", false, false},
+        {"-o extended_l2=on", 65536, "", true, false},
+        {"-o extended_l2=on,cluster_size=16k", 16384, ", 'discard-no-unref': true", true, false},
+        {"-o extended_l2=on,preallocation=metadata", 65536, "", false, false},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {

@@ -43,10 +43,7 @@ static int coroutine_fn take(Qcow2 *q, Request *r, uint64_t bytes, GArray *taken
     note(taken, first.v, count);
     *ret = cluster_start(first, q->cluster_bits);
     if (overlap_check(q, *ret, count << q->cluster_bits)) {
-        return qcow2_corrupt(q, r,
-                             "Free clusters from %" G_GUINT64_FORMAT " on hold metadata: "
-                             "refcounts are wrong",
-                             first.v);
+        return qcow2_overlap(q, r, *ret, count << q->cluster_bits);
     }
     return 0;
 }

@@ -29,6 +29,8 @@ typedef struct Layout {
     uint64_t l2_tables, data; /* clusters allocated in advance; 0: none */
     uint64_t clusters;        /* all of the file */
     bool external;            /* data is in another one */
+    unsigned entry_words;     /* of an L2 table */
+    uint64_t states;          /* of subclusters of clusters that are allocated in advance */
 } Layout;
 
 /* What other values than the defaults may be, and together with which. */
@@ -52,13 +54,16 @@ static bool check_features(const CreateSpec *spec, Layout *l, Error **errp)
     } else if (l->version < 3 && spec->data_file) {
         text = "External data files are only supported with compatibility level 1.1 and above (use "
                "version=v3 or greater)";
+    } else if (l->version < 3 && spec->extended_l2) {
+        text = "Extended L2 entries are only supported with compatibility level 1.1 and above (use "
+               "version=v3 or greater)";
     } else if (spec->data_file_raw && !spec->data_file) {
         text = "data-file-raw requires data-file";
     } else if (spec->data_file_raw && spec->backing_file) {
         text = "Backing file and data-file-raw cannot be used at the same time";
     } else if (spec->backing_format && !spec->backing_file) {
         text = "Backing format cannot be used without backing file";
-    } else if (spec->backing_file && spec->space != CREATE_SPACE_NONE) {
+    } else if (spec->backing_file && spec->space != CREATE_SPACE_NONE && !spec->extended_l2) {
         /* Allocated clusters hide what is below. */
         text = "Backing file and preallocation can only be used at the same time if extended_l2 is "
                "on";
@@ -97,7 +102,14 @@ static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Erro
     if (!check_features(spec, &l, errp)) {
         return false;
     }
-    covers = cluster * (cluster / 8);
+    l.entry_words = spec->extended_l2 ? 2 : 1;
+    if (spec->extended_l2 && cluster < 1u << QCOW2_MIN_EXTENDED_BITS) {
+        error_set(errp, ERROR_INVALID, "qcow2", "create",
+                  "Extended L2 entries are only supported with cluster sizes of at least %u bytes",
+                  1u << QCOW2_MIN_EXTENDED_BITS);
+        return false;
+    }
+    covers = cluster * (cluster / (8 * l.entry_words));
     if (size > BLOCK_MAX_SIZE || div_up(size, covers) > QCOW2_MAX_L1_BYTES / 8) {
         return too_large(cluster, errp);
     }
@@ -111,6 +123,8 @@ static bool plan_layout(const CreateSpec *spec, uint64_t size, Layout *ret, Erro
         l.data = div_up(size, cluster);
     }
     l.external = spec->data_file;
+    /* What is there counts in a raw data file only; elsewhere nothing hides the backing file, or the zeroes without one. */
+    l.states = spec->data_file_raw ? SUB_ALL_ALLOCATED : 0;
     content = 1 + l.l1_clusters + l.l2_tables + (l.external ? 0 : l.data);
     per_block = cluster * 8 >> l.refcount_order;
     do {
@@ -161,6 +175,9 @@ static bool build_header(const CreateSpec *spec, uint64_t size, const Layout *l,
     h.size = size;
     h.header_length = l->version < 3 ? QCOW2_V2_HEADER : QCOW2_OUR_HEADER;
     h.compatible = spec->lazy_refcounts ? COMPAT_LAZY : 0;
+    if (spec->extended_l2) {
+        h.incompatible |= INCOMPAT_EXTENDED_L2;
+    }
     if (spec->zstd) {
         h.incompatible |= INCOMPAT_COMPRESSION;
         h.compression = QCOW2_ZSTD;
@@ -237,10 +254,16 @@ static size_t count_bytes(uint64_t n, const Layout *l)
 }
 
 /* n entries that point to clusters, one after the other. */
-static void fill_table(uint8_t *piece, uint64_t n, const Layout *l, uint64_t first, uint64_t flags)
+static void fill_table(uint8_t *piece, uint64_t n, const Layout *l, unsigned words, uint64_t first,
+                       uint64_t flags)
 {
     for (uint64_t i = 0; i < n; i++) {
-        put_be64(piece + 8 * i, ((first + i) << l->cluster_bits) | flags);
+        uint8_t *entry = piece + 8 * words * i;
+
+        put_be64(entry, ((first + i) << l->cluster_bits) | flags);
+        if (words > 1) {
+            put_be64(entry + 8, l->states);
+        }
     }
 }
 
@@ -255,20 +278,21 @@ static size_t fill_counts(uint8_t *piece, uint64_t n, const Layout *l)
 
 /* A table from cluster `at` on, whose entries point to the clusters from `first` on, one after the other. */
 static int coroutine_fn write_table(Edge *file, Request *r, const CreateSpec *spec, const Layout *l,
-                                    uint64_t at, uint64_t entries, uint64_t first, uint64_t flags)
+                                    uint64_t at, uint64_t entries, unsigned words, uint64_t first,
+                                    uint64_t flags)
 {
-    uint64_t offset = at << l->cluster_bits;
-    size_t len = (MIN(entries * 8, PIECE) + SECTOR - 1) & ~(size_t)(SECTOR - 1);
+    uint64_t offset = at << l->cluster_bits, entry = 8 * words;
+    size_t len = (MIN(entries * entry, PIECE) + SECTOR - 1) & ~(size_t)(SECTOR - 1);
     g_autofree uint8_t *piece = g_malloc(len);
 
     for (uint64_t i = 0; i < entries;) {
-        uint64_t n = MIN(entries - i, len / 8);
+        uint64_t n = MIN(entries - i, len / entry);
         int ret;
 
         memset(piece, 0, len);
-        fill_table(piece, n, l, first + i, flags);
+        fill_table(piece, n, l, words, first + i, flags);
         i += n;
-        n = (n * 8 + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+        n = (n * entry + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
         ret = edge_pwrite(file, r, guest(offset), piece, n, 0);
         offset += n;
         if (ret == 0 && i < entries) {
@@ -335,17 +359,18 @@ static int coroutine_fn take_space(Edge *file, Request *r, const CreateSpec *spe
 static int coroutine_fn write_parts(Edge *file, Request *r, const CreateSpec *spec, const Layout *l,
                                     uint64_t size, const uint64_t *data_from)
 {
-    int ret = write_table(file, r, spec, l, 1, l->blocks, block_cluster(l), 0);
+    int ret = write_table(file, r, spec, l, 1, l->blocks, 1, block_cluster(l), 0);
 
     if (ret == 0) {
         ret = write_counts(file, r, spec, l);
     }
     if (ret == 0) {
-        ret =
-            write_table(file, r, spec, l, l1_cluster(l), l->l2_tables, l2_cluster(l), ENTRY_COPIED);
+        ret = write_table(file, r, spec, l, l1_cluster(l), l->l2_tables, 1, l2_cluster(l),
+                          ENTRY_COPIED);
     }
     if (ret == 0) {
-        ret = write_table(file, r, spec, l, l2_cluster(l), l->data, data_cluster(l), ENTRY_COPIED);
+        ret = write_table(file, r, spec, l, l2_cluster(l), l->data, l->entry_words, data_cluster(l),
+                          ENTRY_COPIED);
     }
     if (ret == 0 && (spec->space == CREATE_SPACE_RESERVED || spec->space == CREATE_SPACE_FULL)) {
         ret = l->external ? take_space(spec->data_file, r, spec, *data_from, size)
@@ -395,7 +420,7 @@ bool qcow2_lay_out(const CreateSpec *spec, NewImage *ret, Error **errp)
     ret->size = l.clusters << l.cluster_bits;
     len = (l.blocks * 8 + SECTOR - 1) & ~(size_t)(SECTOR - 1);
     piece = g_malloc0(len);
-    fill_table(piece, l.blocks, &l, block_cluster(&l), 0);
+    fill_table(piece, l.blocks, &l, 1, block_cluster(&l), 0);
     new_image_add(ret, UINT64_C(1) << l.cluster_bits, piece, len);
     piece = g_malloc0(count_bytes(l.clusters, &l));
     len = fill_counts(piece, l.clusters, &l);

@@ -52,7 +52,7 @@ static ImageInfoSpecific *specific(const Qcow2 *q)
         v->has_data_file_raw = q->external;
         v->data_file_raw = q->raw_data;
         v->has_extended_l2 = true;
-        v->extended_l2 = false;
+        v->extended_l2 = q->extended;
         v->bitmaps = stored_bitmaps(q);
     }
     return i;

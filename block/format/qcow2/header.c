@@ -9,7 +9,10 @@
 #include "header.h"
 #include <inttypes.h>
 
-#define L2_ENTRY_BYTES 8u
+static unsigned l2_entry_bytes(const Qcow2Header *h)
+{
+    return h->incompatible & INCOMPAT_EXTENDED_L2 ? 16 : 8;
+}
 
 void header_init(Qcow2Header *h)
 {
@@ -176,7 +179,7 @@ static bool check_tables(const Qcow2Header *h, Error **errp)
 {
     uint64_t cluster = UINT64_C(1) << h->cluster_bits;
     uint64_t l1_covers =
-        cluster * (cluster / L2_ENTRY_BYTES); /* bytes of the disk, one entry; at most 2^39 */
+        cluster * (cluster / l2_entry_bytes(h)); /* bytes of the disk, one entry; at most 2^39 */
 
     if (h->reft_clusters == 0) {
         return bad(errp, "Image does not contain a reference count table");
@@ -348,8 +351,11 @@ bool header_check_supported(const Qcow2Header *h, bool writable, Error **errp)
         error_set(errp, ERROR_UNSUPPORTED, NULL, "open", "Unsupported qcow2 feature(s): %s", names);
         return false;
     }
-    if (h->incompatible & INCOMPAT_EXTENDED_L2) {
-        return refuse(errp, "Unsupported qcow2 feature(s): extended L2 entries");
+    if (h->incompatible & INCOMPAT_EXTENDED_L2 && h->cluster_bits < QCOW2_MIN_EXTENDED_BITS) {
+        error_set(errp, ERROR_CORRUPT, NULL, "open",
+                  "Extended L2 entries are only supported with cluster sizes of at least %u bytes",
+                  1u << QCOW2_MIN_EXTENDED_BITS);
+        return false;
     }
     if (h->crypt_method > 2) {
         error_set(errp, ERROR_UNSUPPORTED, NULL, "open", "Unsupported encryption method %" PRIu32,

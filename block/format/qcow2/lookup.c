@@ -20,7 +20,7 @@ bool entry_decode(const Qcow2 *q, uint64_t entry, Mapping *ret)
         return true;
     }
     /* A zero flag does not exist before version 3. */
-    if ((zero && q->version < 3) || in_cluster(q, offset)) {
+    if ((zero && (q->version < 3 || q->extended)) || in_cluster(q, offset)) {
         return false;
     }
     /* The first cluster of an external data file is one like any other. */
@@ -62,7 +62,7 @@ static uint64_t table_rest(const Qcow2 *q, uint64_t offset)
 static bool in_its_place(const Qcow2 *q, uint64_t offset, const Mapping *m)
 {
     return G_LIKELY(!q->external) || (m->type != MAP_DATA && m->type != MAP_ZERO_ALLOC) ||
-           m->host.v == cluster_floor(q, offset);
+           cluster_floor(q, m->host.v) == cluster_floor(q, offset);
 }
 
 typedef enum Look { LOOK_FOUND, LOOK_ABSENT, LOOK_BAD } Look;
@@ -88,13 +88,22 @@ static Look look(Qcow2 *q, uint64_t offset, uint64_t bytes, Mapping *ret)
         if (!atomic_load_explicit(&l2->recent, memory_order_relaxed)) {
             atomic_store_explicit(&l2->recent, true, memory_order_relaxed);
         }
-        if (entry_decode(q, table_entry(&l2->t, i), ret) && in_its_place(q, offset, ret)) {
+        if (G_UNLIKELY(q->extended)) {
+            /* Both words at once. */
+            pthread_mutex_lock(&q->lock);
+            answer = sub_look(q, &l2->t, i, offset, bytes, ret) && in_its_place(q, offset, ret)
+                         ? LOOK_FOUND
+                         : LOOK_BAD;
+            pthread_mutex_unlock(&q->lock);
+        } else if (entry_decode(q, table_entry(&l2->t, i), ret) && in_its_place(q, offset, ret)) {
             ret->bytes = q->cluster_size - into;
             extend(q, &l2->t, i, bytes, ret);
             ret->host = host_add(ret->host, into);
         } else {
             answer = LOOK_BAD;
-            ret->entry = table_entry(&l2->t, i);
+        }
+        if (answer == LOOK_BAD) {
+            ret->entry = l2_entry(q, &l2->t, i).v;
         }
     } else if (!(table_entry(&l1->t, index) & ENTRY_OFFSET_MASK)) {
         *ret = (Mapping){.type = MAP_UNALLOCATED, .bytes = table_rest(q, offset)};

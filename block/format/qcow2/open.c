@@ -147,7 +147,9 @@ static void take_header(Qcow2 *q)
     q->cluster_bits = h->cluster_bits;
     q->cluster_size = UINT64_C(1) << h->cluster_bits;
     q->refcount_order = h->refcount_order;
-    q->l2_bits = h->cluster_bits - 3;
+    q->extended = h->incompatible & INCOMPAT_EXTENDED_L2;
+    q->l2_bits = h->cluster_bits - (q->extended ? 4 : 3);
+    q->subcluster_size = q->extended ? q->cluster_size / SUBCLUSTERS : q->cluster_size;
     q->compression = h->compression;
     q->disk_size = h->size;
     q->opened_dirty = h->incompatible & INCOMPAT_DIRTY;
@@ -158,7 +160,7 @@ void qcow2_set_limits(Node *n, const Qcow2 *q)
 {
     n->limits.request_alignment = 1;
     n->limits.memory_alignment = 1;
-    n->limits.write_zeroes_alignment = q->cluster_size;
+    n->limits.write_zeroes_alignment = q->subcluster_size;
     n->limits.discard_alignment = q->cluster_size;
 }
 

@@ -123,6 +123,9 @@ typedef struct Qcow2 {
     unsigned version, cluster_bits, refcount_order;
     uint64_t cluster_size;
     unsigned l2_bits; /* log2 of the entries of an L2 table */
+    bool
+        extended; /* L2 entries have a second word: the state of each of 32 subclusters (subcluster.c) */
+    uint64_t subcluster_size;
     Qcow2Compression compression;
     uint32_t table_align; /* tables are written in these units; at least SECTOR */
     Qcow2Options opt;
@@ -292,6 +295,50 @@ static inline uint64_t table_entry(const Table *t, uint64_t i)
 void table_set_entry(Qcow2 *q, Table *t, uint64_t i, uint64_t value);
 void table_mark_dirty(Qcow2 *q, Table *t, uint32_t from, uint32_t bytes);
 bool table_is_dirty(const Table *t);
+
+/* An entry of an L2 table: the word that says where, and the states of subclusters. */
+typedef struct L2Entry {
+    uint64_t v;
+    uint64_t
+        bits; /* extended entries: 32 times "has data" (low), 32 times "reads as zeroes"; else 0 */
+} L2Entry;
+
+static inline L2Entry l2_entry(const Qcow2 *q, const Table *t, uint64_t i)
+{
+    if (G_LIKELY(!q->extended)) {
+        return (L2Entry){table_entry(t, i), 0};
+    }
+    return (L2Entry){table_entry(t, 2 * i), table_entry(t, 2 * i + 1)};
+}
+/* Under lock. */
+static inline void l2_set_entry(Qcow2 *q, Table *t, uint64_t i, L2Entry e)
+{
+    if (G_LIKELY(!q->extended)) {
+        table_set_entry(q, t, i, e.v);
+    } else {
+        table_set_entry(q, t, 2 * i, e.v);
+        table_set_entry(q, t, 2 * i + 1, e.bits);
+    }
+}
+
+/* ---- subclusters (subcluster.c): images with extended L2 entries ---- */
+
+#define SUBCLUSTERS       32u
+#define SUB_ALL_ALLOCATED UINT64_C(0x00000000ffffffff)
+#define SUB_ALL_ZERO      UINT64_C(0xffffffff00000000)
+
+/* Subclusters [first, first + count) as bits of "has data"; shifted by 32 of "reads as zeroes". */
+static inline uint64_t sub_mask(unsigned first, unsigned count)
+{
+    return (count >= SUBCLUSTERS ? SUB_ALL_ALLOCATED : ((UINT64_C(1) << count) - 1)) << first;
+}
+/* Under lock.  What is at `offset`, which has entry i of t; at most `bytes` more than fits in.  False: it cannot be. */
+bool sub_look(const Qcow2 *q, const Table *t, uint64_t i, uint64_t offset, uint64_t bytes,
+              Mapping *ret);
+/* Writes [offset, offset + part->size), inside one cluster whose range is locked, wherever there is no data yet. */
+int coroutine_fn sub_write(Node *n, Request *r, uint64_t offset, const IoVector *part);
+/* Whole subclusters of one cluster, whose range is locked, read as zeroes from here on; -ENOTSUP: only by writing. */
+int coroutine_fn sub_zero(Node *n, Request *r, uint64_t offset, uint64_t bytes);
 
 /* The L1 table, for whoever is in a read section or holds lock. */
 static inline L1 *l1_of(Qcow2 *q)

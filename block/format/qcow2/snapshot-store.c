@@ -419,8 +419,8 @@ static int coroutine_fn snapshot_begin(Node *node, const GPtrArray *names, Inter
     if (atomic_load(&q->corrupt)) {
         return -EIO;
     }
-    if (q->external) {
-        return -ENOTSUP; /* there is one place only for each guest cluster */
+    if (q->external || q->extended) {
+        return -ENOTSUP; /* there is one place only for each guest cluster; entries of two words are not counted here */
     }
     if (q->snapshots->len + names->len > QCOW2_MAX_SNAPSHOTS) {
         return -EFBIG;
@@ -660,6 +660,9 @@ static int coroutine_fn snapshot_remove(Node *n, const char *id, const char *nam
     }
     if (atomic_load(&q->corrupt)) {
         return -EIO;
+    }
+    if (q->extended) {
+        return -ENOTSUP;
     }
     info = info_of(s);
     request_begin(&r, REQUEST_WRITE);

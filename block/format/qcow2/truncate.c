@@ -135,8 +135,8 @@ static int coroutine_fn zero_new_space(Node *n, Request *r, uint64_t from, uint6
 
     if (rest > 0) {
         ret = qcow2_lookup(n, r, from, rest, 0, &m);
-        if (ret == 0 && m.type != MAP_ZERO && m.type != MAP_ZERO_ALLOC &&
-            (m.type != MAP_UNALLOCATED || backing)) {
+        if (ret == 0 && (q->extended || (m.type != MAP_ZERO && m.type != MAP_ZERO_ALLOC &&
+                                         (m.type != MAP_UNALLOCATED || backing)))) {
             void *zeroes = block_try_alloc(rest);
             IoVector v;
 

@@ -17,15 +17,16 @@
 #include <endian.h>
 #include <string.h>
 
-#define QCOW2_MAGIC            0x514649fbu
-#define QCOW2_MIN_CLUSTER_BITS 9u
-#define QCOW2_MAX_CLUSTER_BITS 21u
-#define QCOW2_DEFAULT_CLUSTER  65536u
-#define QCOW2_V2_HEADER        72u
-#define QCOW2_V3_HEADER        104u
-#define QCOW2_OUR_HEADER       112u /* with compression_type */
-#define QCOW2_MAX_BACKING_NAME 1023u
-#define QCOW2_MAX_FORMAT_NAME  15u
+#define QCOW2_MAGIC             0x514649fbu
+#define QCOW2_MIN_CLUSTER_BITS  9u
+#define QCOW2_MAX_CLUSTER_BITS  21u
+#define QCOW2_MIN_EXTENDED_BITS 14u /* of clusters, with extended L2 entries */
+#define QCOW2_DEFAULT_CLUSTER   65536u
+#define QCOW2_V2_HEADER         72u
+#define QCOW2_V3_HEADER         104u
+#define QCOW2_OUR_HEADER        112u /* with compression_type */
+#define QCOW2_MAX_BACKING_NAME  1023u
+#define QCOW2_MAX_FORMAT_NAME   15u
 
 /* Limits that the field agrees on; an image beyond them is refused. */
 #define QCOW2_MAX_L1_BYTES    (UINT64_C(32) << 20)

@@ -295,7 +295,14 @@ static int coroutine_fn write_allocating(Node *n, Request *r, uint64_t offset, c
         co_range_lock(&q->ranges, &range, start, cluster_ceil(q, offset + len) - start, false);
         ret = qcow2_lookup(n, r, at, len - done, 0, &a.old);
         a.bytes = a.old.bytes;
-        if (ret == 0 && !in_place(&a.old)) {
+        if (ret == 0 && q->extended && !in_place(&a.old)) {
+            g_auto(IoVector) part = {0};
+
+            a.bytes = MIN(a.bytes, start + q->cluster_size - at);
+            iov_init_slice(&part, iov, from + done, a.bytes);
+            ret = sub_write(n, r, at, &part);
+            co_range_unlock(&q->ranges, &range);
+        } else if (ret == 0 && !in_place(&a.old)) {
             ret = allocate_and_write(&a, iov, from + done);
             co_range_unlock(&q->ranges, &range);
         } else {
@@ -417,6 +424,15 @@ static int coroutine_fn copy_up_locked(Node *n, Request *r, uint64_t start, uint
     }
     if (zero && skip_zeroes) {
         return 0;
+    }
+    if (q->extended) {
+        /* A cluster, or what of it is alike, at a time. */
+        len = *ret_done = MIN(len, cluster_floor(q, start) + q->cluster_size - start);
+        if (zero) {
+            return sub_zero(n, r, start, len);
+        }
+        iov_init_buf(&v, buf, len);
+        return sub_write(n, r, start, &v);
     }
     if (zero && q->version >= 3) {
         return qcow2_zero_clusters(n, r, start >> q->cluster_bits, len >> q->cluster_bits);

@@ -49,6 +49,25 @@ static uint64_t wiped(const Qcow2 *q, uint64_t old, const Mapping *m, Wipe how, 
     return empty;
 }
 
+/* The same for an extended entry: what is zero is said by bits. */
+static L2Entry wiped_extended(const Qcow2 *q, L2Entry old, const Mapping *m, Wipe how, bool backing,
+                              bool *ret_drop)
+{
+    bool keep = how == WIPE_KEEP || (how == WIPE_DISCARD && q->opt.discard_no_unref);
+    bool place = m->type == MAP_DATA;
+
+    *ret_drop = false;
+    if (m->type == MAP_UNALLOCATED && old.bits == 0 &&
+        (how == WIPE_CUT || (how == WIPE_DISCARD && !backing))) {
+        return old;
+    }
+    if (m->type == MAP_UNALLOCATED || (keep && place && m->copied)) {
+        return (L2Entry){old.v, SUB_ALL_ZERO};
+    }
+    *ret_drop = true;
+    return (L2Entry){0, SUB_ALL_ZERO};
+}
+
 /* `count` clusters from guest cluster `first` on, all in one L2 table.  The range is locked. */
 static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t count, Wipe how)
 {
@@ -73,23 +92,27 @@ static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t
         pthread_mutex_unlock(&q->lock);
     }
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t old = table_entry(&l2->t, at + i), value;
+        L2Entry old = l2_entry(q, &l2->t, at + i), value = {0};
         Mapping m;
         bool drop;
 
-        if (!entry_decode(q, old, &m)) {
-            bad = old;
+        if (!entry_decode(q, old.v, &m)) {
+            bad = old.v;
             bad_cluster = first + i;
             ok = false;
             break;
         }
-        value = wiped(q, old, &m, how, backing, &drop);
-        if (drop) {
-            drop_entry(q, old, DROP_REQUEST);
+        if (q->extended) {
+            value = wiped_extended(q, old, &m, how, backing, &drop);
+        } else {
+            value.v = wiped(q, old.v, &m, how, backing, &drop);
         }
-        if (value != old) {
-            draft_entry_changes(q, first + i, old, drop);
-            table_set_entry(q, &l2->t, at + i, value);
+        if (drop) {
+            drop_entry(q, old.v, DROP_REQUEST);
+        }
+        if (value.v != old.v || value.bits != old.bits) {
+            draft_entry_changes(q, first + i, old.v, drop);
+            l2_set_entry(q, &l2->t, at + i, value);
             changed = true;
         }
     }
@@ -144,11 +167,11 @@ static int coroutine_fn wipe(Node *n, Request *r, uint64_t start, uint64_t end, 
         if (ret < 0) {
             return ret;
         }
-        m.bytes = cluster_ceil(q, m.bytes);
-        if (done_already(n, &m, how)) {
-            start += m.bytes;
+        if (m.bytes >= q->cluster_size && done_already(n, &m, how)) {
+            start += cluster_floor(q, m.bytes);
             continue;
         }
+        m.bytes = cluster_ceil(q, m.bytes);
         last = MIN(first + CHUNK, (first / per_table + 1) * per_table);
         last = MIN(last, (start + m.bytes) >> q->cluster_bits);
         co_range_lock(&q->ranges, &range, start, (last - first) << q->cluster_bits, false);
@@ -185,6 +208,41 @@ static int coroutine_fn reads_zero(Node *n, Request *r, uint64_t start)
     return ret < 0 ? ret : m.type == MAP_ZERO || m.type == MAP_ZERO_ALLOC;
 }
 
+/* [start, end), not in whole clusters. */
+static int coroutine_fn zero_subclusters(Node *n, Request *r, uint64_t start, uint64_t end,
+                                         unsigned flags)
+{
+    Qcow2 *q = qcow2_of(n);
+    uint64_t size = atomic_load_explicit(&n->size, memory_order_acquire);
+    Wipe how = flags & REQ_MAY_UNMAP ? WIPE_UNMAP : WIPE_KEEP;
+    int ret = 0;
+
+    if (end >= size) {
+        end = (end + q->subcluster_size - 1) & ~(q->subcluster_size - 1);
+    }
+    if ((start | end) & (q->subcluster_size - 1)) {
+        return -ENOTSUP;
+    }
+    while (start < end && ret == 0) {
+        uint64_t stop = MIN(cluster_floor(q, start) + q->cluster_size, end);
+        CoRange range;
+
+        if (stop - start == q->cluster_size) {
+            stop = cluster_floor(q, end);
+            ret = wipe(n, r, start, stop, how);
+        } else {
+            ret = l2_throttle(q, r);
+            if (ret == 0) {
+                co_range_lock(&q->ranges, &range, cluster_floor(q, start), q->cluster_size, false);
+                ret = sub_zero(n, r, start, stop - start);
+                co_range_unlock(&q->ranges, &range);
+            }
+        }
+        start = stop;
+    }
+    return ret;
+}
+
 static int coroutine_fn pwrite_zeroes(Node *n, Request *r, uint64_t start, uint64_t end,
                                       unsigned flags)
 {
@@ -198,8 +256,12 @@ static int coroutine_fn pwrite_zeroes(Node *n, Request *r, uint64_t start, uint6
     if (part) {
         int ret = 1;
 
-        for (uint64_t c = cluster_floor(q, start); c < end && ret > 0; c += q->cluster_size) {
+        for (uint64_t c = start & ~(q->subcluster_size - 1); c < end && ret > 0;
+             c += q->subcluster_size) {
             ret = reads_zero(n, r, c);
+        }
+        if (ret == 0 && q->extended) {
+            return zero_subclusters(n, r, start, end, flags);
         }
         return ret < 0 ? ret : ret ? 0 : -ENOTSUP;
     }
