@@ -412,6 +412,9 @@ static int coroutine_fn by_edge_pwritev(Edge *e, Request *r, GuestOffset offset,
     if (ret < 0 || iov->size == 0) {
         return ret;
     }
+    if (G_UNLIKELY((flags & REQ_COMPRESSED) && !n->driver->compresses)) {
+        return -ENOTSUP;
+    }
     node_stat_write(n, r, offset.v, iov->size);
     node_wrote(n, offset.v, iov->size);
     if (G_UNLIKELY(n->detect_zeroes != DETECT_ZEROES_OFF) && iov_is_zero(iov)) {

@@ -229,6 +229,14 @@ Node *node_skip_filters(Node *n)
     return n;
 }
 
+bool node_can_compress(const Node *n)
+{
+    while (n->driver->compresses && n->driver->is_filter && n->file) {
+        n = n->file->target;
+    }
+    return n->driver->compresses;
+}
+
 void coroutine_fn node_discard(Node *n)
 {
     node_detach_children(n);

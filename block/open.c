@@ -125,6 +125,8 @@ static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **e
 const BlockdevRef *options_file(const BlockdevOptions *o)
 {
     switch (o->driver) {
+    case BLOCKDEV_DRIVER_COMPRESS:
+        return o->u.compress.file;
     case BLOCKDEV_DRIVER_COPY_BEFORE_WRITE:
         return o->u.copy_before_write.file;
     case BLOCKDEV_DRIVER_COPY_ON_READ:

@@ -158,6 +158,7 @@ const BlockDriver driver_copy_on_read = {
     .child_resized = filter_child_resized,
     .preadv = cor_preadv,
     .pwritev = filter_pwritev,
+    .compresses = true,
     .has_fua = true, /* passed on */
     .pwrite_zeroes = filter_pwrite_zeroes,
     .copy_up = filter_copy_up,

@@ -154,6 +154,7 @@ const BlockDriver driver_throttle = {
     .child_resized = filter_child_resized,
     .preadv = throttle_preadv,
     .pwritev = throttle_pwritev,
+    .compresses = true,
     .has_fua = true, /* passed on */
     .pwrite_zeroes = throttle_pwrite_zeroes,
     .copy_up = filter_copy_up,

@@ -115,7 +115,7 @@ static bool check_pair(const BackupCommon *a, const Node *source, const Node *ta
     if (source == target) {
         return bad(a, errp, "Source and target cannot be the same");
     }
-    if (a->has_compress && a->compress && !node_skip_filters((Node *)target)->driver->compresses) {
+    if (a->has_compress && a->compress && !node_can_compress(target)) {
         return bad(a, errp, "Compression is not supported for this drive %s", target->name);
     }
     if (!node_check_no_job(source, errp) || !node_check_no_job(target, errp) ||

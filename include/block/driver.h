@@ -71,7 +71,7 @@ struct BlockDriver {
     const char *name; /* as in BlockdevDriver: "qcow2" */
     bool is_protocol, is_filter;
     bool supports_backing;
-    bool compresses;     /* takes REQ_COMPRESSED */
+    bool compresses;     /* takes REQ_COMPRESSED; filters: passes it on */
     bool reads_snapshot; /* of the filter below, not its disk (snapshot-access) */
     size_t state_size;
     /* Protocols that have names of their own, "nbd:…" or "nbd+unix://…": what stands before the first colon, a list with NULL at the
@@ -239,6 +239,7 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
 void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
                        unsigned *perm, unsigned *shared);
 
+extern const BlockDriver driver_compress;
 extern const BlockDriver driver_copy_before_write;
 extern const BlockDriver driver_copy_on_read;
 extern const BlockDriver driver_file;

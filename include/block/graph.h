@@ -45,6 +45,8 @@ struct json_object *filename_options(const char *name, Error **errp);
 char *filename_full(const Node *n, const char *name);
 /* n, or what it shows if it is a filter: the first node down from it that is none.  Headers name that: they cannot say what filters need. */
 Node *node_skip_filters(Node *n);
+/* Can writes with REQ_COMPRESSED go to n? */
+bool node_can_compress(const Node *n);
 /* What queries call n: a name that opens the same disk again, "json:{…}" if need be.  NULL: nothing does.  Freed by the caller. */
 char *node_shown_filename(Node *n);
 /* The same for who knows it of n's backing node (NULL: there is none) and goes through a long chain. */

@@ -80,7 +80,8 @@ typedef enum RequestFlags {
         1 << 5, /* read, status: came through a backing edge; drivers pass flags of reads on */
     REQ_PREFETCH = 1 << 4, /* read: only warm caches; data is thrown away */
     REQ_COMPRESSED =
-        1 << 6, /* write: compressed, if the driver can (has_compressed); in units of its clusters */
+        1
+        << 6, /* write: whole clusters of the format are compressed; only if the driver `compresses` */
     REQ_UNGUARDED = 1 << 7, /* read, status: a guard (guard.h) is passed already */
 } RequestFlags;
 

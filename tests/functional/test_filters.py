@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from random import Random
 
 import nbd
 import pytest
@@ -257,3 +258,115 @@ def test_snapshot_below_copy_on_read(d, chain, images):
     at = layers(images / 'over')
     assert (at[0], at[2], at[3]) == (1, 0, 2)
     img.run('qemu-img', 'compare', images / 'before', images / 'over')
+
+
+# ---- compress ----
+
+def compressing(d, path, **more):
+    d.cmd('blockdev-add', {'driver': 'compress', 'node-name': 'c', 'discard': 'unmap',
+                           'file': {'driver': 'qcow2', 'node-name': 'disk', 'discard': 'unmap', 'file': file_node(path), **more}})
+    return client(d, 'c')
+
+
+@pytest.mark.parametrize('size,options', [
+    (8 * MIB, 'compression_type=zlib'), (8 * MIB + 512, 'compression_type=zstd,cluster_size=4k'),
+    (6 * MIB, 'compat=0.10'), (6 * MIB, 'refcount_bits=1'), (3 * MIB, 'cluster_size=2M'), (4 * MIB, 'cluster_size=512,refcount_bits=2'),
+])
+def test_compressed_writes(d, images, size, options):
+    img.create(images / 'disk', str(size), options=options)
+    h = compressing(d, images / 'disk')
+    random = Random(options)
+    model = bytearray(size)
+    noise = random.randbytes(256 * 1024)
+    for i in range(20 if '2M' in options else 120):
+        at = random.randrange(0, size - 65536) & ~511
+        length = random.choice([512, 4096, 65536, 3 * 65536])
+        at = at & ~65535 if i % 2 else at
+        length = min(length, size - at)
+        data = (b'%08d' % i * (length // 8))[:length] if i % 3 else noise[:length]
+        if i % 10 == 9:
+            h.zero(length, at)
+            data = bytes(length)
+        else:
+            h.pwrite(data, at)
+        model[at:at + length] = data
+    h.pwrite(b'the end.' * 64, size - 512)
+    model[-512:] = b'the end.' * 64
+    assert h.pread(size, 0) == bytes(model)
+    h.shutdown()
+    d.stop()
+    report = img.check(images / 'disk')
+    assert report.get('leaks', 0) == 0 and report['compressed-clusters'] > 0
+    (images / 'model').write_bytes(model)
+    img.run('qemu-img', 'compare', '-F', 'raw', images / 'disk', images / 'model')
+
+
+def test_compression_saves_space(d, images):
+    for name in 'plain', 'disk':
+        img.create(images / name, '16M')
+    h = compressing(d, images / 'disk')
+    text = b''.join(b'line %d of a text that can be compressed\n' % (i * 7919 % 100000) for i in range(400000))[:16 * MIB]
+    for at in range(0, len(text), MIB):
+        h.pwrite(text[at:at + MIB], at)
+    h.shutdown()
+    d.stop()
+    assert img.check(images / 'disk')['compressed-clusters'] == len(text) // 65536 + (len(text) % 65536 > 0)
+    assert img.info(images / 'disk')['actual-size'] < len(text) / 2
+    (images / 'text').write_bytes(text.ljust(16 * MIB, b'\0'))
+    img.run('qemu-img', 'compare', '-F', 'raw', images / 'disk', images / 'text')
+
+
+def test_compressed_writes_beside_each_other(d, images):
+    """Several writers, also into one cluster, and discards."""
+    img.create(images / 'disk', '8M')
+    h = compressing(d, images / 'disk')
+    h.shutdown()
+
+    def write(who):
+        c = nbd.NBD()
+        c.connect_uri(f'nbd+unix:///c?socket={d.sock}')
+        for i in range(150):
+            at = i * 4 * 4096 % (4 * MIB) + who * 4096
+            c.pwrite(bytes([who + 1]) * 4096, at)
+            if i % 20 == 19:
+                c.trim(65536, 4 * MIB + (i * 4 + who) % 32 * 65536)
+            elif i % 20 == 9:
+                c.pwrite(bytes([who + 1]) * 65536, 4 * MIB + (i * 4 + who) % 32 * 65536)
+        c.shutdown()
+    threads = [threading.Thread(target=write, args=(who,)) for who in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    d.stop()
+    assert img.check(images / 'disk').get('leaks', 0) == 0
+    data = img.contents(images / 'disk', 150 * 4 * 4096)
+    for i in range(150 * 4):
+        assert data[i * 4096:(i + 1) * 4096] == bytes([i % 4 + 1]) * 4096, i
+
+
+def test_freed_packing_cluster_is_not_written_to(d, images):
+    """What compressed data was last put into is freed and given to others: nothing more is packed there."""
+    img.create(images / 'disk', '256M', options='cluster_size=2M')  # free clusters are looked for eight at a time
+    h = compressing(d, images / 'disk')
+    plain = client(d, 'disk')
+    for i in range(4):
+        h.pwrite(b'c' * 2 * MIB, 0)
+        h.trim(2 * MIB, 0)
+        h.flush()
+        time.sleep(0.05)
+        h.flush()
+        places = range((2 + i * 32) * MIB, (34 + i * 32) * MIB, 2 * MIB)
+        for at in places:
+            plain.pwrite(b'p' * 16384, at)
+        h.pwrite(b'd' * 2 * MIB, 254 * MIB)
+        for at in places:
+            assert plain.pread(16384, at) == b'p' * 16384
+        h.trim(2 * MIB, 254 * MIB)
+    h.shutdown()
+    plain.shutdown()
+    d.stop()
+    assert img.check(images / 'disk').get('leaks', 0) == 0
+
+
+def test_compress_errors(d, images):
+    e = d.qmp.error('blockdev-add', {'driver': 'compress', 'node-name': 'c', 'file': {'driver': 'null-co'}})
+    assert e == 'Compression is not supported for underlying format: null-co'

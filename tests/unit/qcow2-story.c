@@ -64,13 +64,13 @@ typedef struct Writer {
     CoGroup *done;
 } Writer;
 
-typedef enum Kind { WRITE, ZERO, UNMAP, DISCARD } Kind;
+typedef enum Kind { WRITE, COMPRESS, ZERO, UNMAP, DISCARD } Kind;
 
 static int coroutine_fn change(Writer *w, Request *r, Kind kind, uint64_t from, uint64_t count)
 {
     uint64_t per_cluster = w->cluster / 512;
     g_autofree uint8_t *buf = g_malloc(count * 512);
-    uint64_t id = kind == WRITE ? atomic_fetch_add(&w->s->last_id, 1) : 0, first = from,
+    uint64_t id = kind <= COMPRESS ? atomic_fetch_add(&w->s->last_id, 1) : 0, first = from,
              end = from + count;
     int ret;
 
@@ -86,7 +86,9 @@ static int coroutine_fn change(Writer *w, Request *r, Kind kind, uint64_t from, 
     }
     switch (kind) {
     case WRITE:
-        ret = edge_pwrite(w->edge, r, guest(from * 512), buf, count * 512, 0);
+    case COMPRESS:
+        ret = edge_pwrite(w->edge, r, guest(from * 512), buf, count * 512,
+                          kind == COMPRESS ? REQ_COMPRESSED : 0);
         break;
     case DISCARD:
         ret = edge_pdiscard(w->edge, r, guest(from * 512), count * 512);
@@ -151,12 +153,13 @@ static void coroutine_fn writer_main(void *opaque)
         Request r;
 
         request_begin(&r, dice == 0 ? REQUEST_FLUSH : dice >= 15 ? REQUEST_READ : REQUEST_WRITE);
-        ret = dice == 0    ? flush(w, &r)
-              : dice <= 2  ? change(w, &r, DISCARD, from, len)
-              : dice == 3  ? change(w, &r, ZERO, from, len)
-              : dice == 4  ? change(w, &r, UNMAP, from, len)
-              : dice >= 15 ? look_around(w, &r)
-                           : change(w, &r, WRITE, from, len);
+        ret = dice == 0   ? flush(w, &r)
+              : dice <= 2 ? change(w, &r, DISCARD, from, len)
+              : dice == 3 ? change(w, &r, ZERO, from, len)
+              : dice == 4 ? change(w, &r, UNMAP, from, len)
+              : dice >= 15
+                  ? look_around(w, &r)
+                  : change(w, &r, dice >= 10 && w->s->compresses ? COMPRESS : WRITE, from, len);
         request_end(&r);
         if (ret < 0 && !atomic_load(&w->s->expect_errors)) {
             g_error("request failed: %s", g_strerror(-ret));

@@ -28,6 +28,7 @@ typedef struct Story {
     pthread_mutex_t lock; /* of flushes */
     _Atomic uint64_t last_id;
     _Atomic bool expect_errors;
+    bool compresses; /* some of the writes are compressed */
 } Story;
 
 void story_init(Story *s, uint64_t size);

@@ -124,6 +124,7 @@ static void coroutine_fn power_failures(void)
 
         simmachine_reset(simmachine_default());
         story_init(&s, shape->size);
+        s.compresses = shape->cluster < 65536;
         make_image(&s, shape);
         begin = simmachine_time(s.m);
         simmachine_set_latency(s.m, 20000, i);
@@ -163,6 +164,7 @@ static void coroutine_fn creation(void)
 
     simmachine_reset(simmachine_default());
     story_init(&s, shape->size);
+    s.compresses = shape->cluster < 65536;
     make_image(&s, shape);
     for (unsigned seed = 0; seed < 20; seed++) {
         judge(&s, simmachine_time(s.m), seed);
@@ -183,6 +185,7 @@ static void coroutine_fn failures(int err, unsigned first, unsigned step, unsign
 
         simmachine_reset(simmachine_default());
         story_init(&s, shape->size);
+        s.compresses = shape->cluster < 65536;
         make_image(&s, shape);
         atomic_store(&s.expect_errors, true);
         before = simmachine_ops(s.m);

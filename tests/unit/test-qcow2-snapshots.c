@@ -260,6 +260,7 @@ static void coroutine_fn run_shape(const Shape *shape, uint32_t seed)
 
     simmachine_reset(simmachine_default());
     story_init(&run.s, shape->size);
+    run.s.compresses = shape->cluster < 65536;
     make_image(&run.s, shape);
     begin = simmachine_time(run.s.m);
     simmachine_set_latency(run.s.m, 20000, seed);

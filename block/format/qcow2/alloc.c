@@ -91,6 +91,9 @@ void coroutine_fn alloc_restart(Qcow2 *q)
 {
     co_mutex_lock(&q->alloc_lock);
     put_run_back(q);
+    pthread_mutex_lock(&q->lock);
+    q->pack_next = host(0);
+    pthread_mutex_unlock(&q->lock);
     q->grown = false;
     co_mutex_unlock(&q->alloc_lock);
 }

@@ -36,6 +36,7 @@ Qcow2 *qcow2_state_new(Node *n)
     co_mutex_init(&q->flush_lock);
     co_mutex_init(&q->resize_lock);
     co_mutex_init(&q->alloc_lock);
+    co_mutex_init(&q->pack_lock);
     co_mutex_init(&q->header_lock);
     co_mutex_init(&q->bitmap_lock);
     co_range_lock_init(&q->ranges);
@@ -83,6 +84,7 @@ void qcow2_state_free(Qcow2 *q)
     co_mutex_destroy(&q->bitmap_lock);
     co_mutex_destroy(&q->header_lock);
     co_mutex_destroy(&q->alloc_lock);
+    co_mutex_destroy(&q->pack_lock);
     co_mutex_destroy(&q->resize_lock);
     co_mutex_destroy(&q->flush_lock);
     header_clear(&q->header);
@@ -351,6 +353,7 @@ const BlockDriver driver_qcow2 = {
     .probe = header_probe,
     .preadv = qcow2_preadv,
     .pwritev = qcow2_pwritev,
+    .compresses = true,
     .pwrite_zeroes = qcow2_pwrite_zeroes,
     .pdiscard = qcow2_pdiscard,
     .copy_up = qcow2_copy_up,

@@ -27,7 +27,7 @@
  *  - A guest cluster gets its mapping changed by whoever holds its range in `ranges`; discards and zero writes as well.
  *  - In-place writes need no lock: they are uses, and Q4 protects what they write to.
  *
- * Lock order: Node.flush_lock, bitmap_lock, resize_lock, flush_lock, ranges, table slot (l2-cache.c), alloc_lock, header_lock, lock.  `lock` is a pthread mutex,
+ * Lock order: Node.flush_lock, bitmap_lock, resize_lock, flush_lock, ranges, table slot (l2-cache.c), pack_lock, alloc_lock, header_lock, lock.  `lock` is a pthread mutex,
  * held for moments and never across a yield; the others are coroutine locks.
  */
 #ifndef QCOW2_QCOW2_H
@@ -159,6 +159,8 @@ typedef struct Qcow2 {
     uint64_t grown_from; /* ... than these bytes */
     uint64_t max_tail;   /* end of the highest cluster given out; under lock too */
 
+    CoMutex pack_lock; /* one place for compressed data at a time */
+
     CoMutex header_lock; /* changes to the first cluster of the file */
     Qcow2Header header;  /* under header_lock; backing strings also read by the control thread */
 
@@ -181,6 +183,8 @@ typedef struct Qcow2 {
     RefBlock *run_block;
     uint64_t run_next, run_end; /* the run, inside run_block */
     bool run_fresh;
+    HostOffset
+        pack_next; /* where compressed data goes next; under pack_lock too, but for its end; 0: nowhere */
     bool l1_moved;      /* the header does not name its place and size yet */
     uint64_t disk_size; /* what the header shall say; under flush_lock */
     /* drops */
@@ -389,6 +393,8 @@ int coroutine_fn refcount_pin(Qcow2 *q, Request *r, RefPins *pins, uint64_t inde
 void refcount_unpin(RefPins *pins);
 /* Under lock.  Refcount 1 for count free clusters from entry `from` of the block on. */
 void refcount_take(Qcow2 *q, RefBlock *b, uint64_t from, uint64_t count);
+/* Under lock.  One reference more for a cluster in use; false: it is not, or cannot be counted. */
+bool refcount_add(Qcow2 *q, RefBlock *b, uint64_t i);
 /* With alloc_lock.  A larger refcount table at `start`, behind all that the present one covers; q->tail ends behind it. */
 int coroutine_fn reft_grow(Qcow2 *q, Request *r, ClusterIndex start);
 /* Makes the file at least `bytes` long. */
@@ -518,6 +524,9 @@ int coroutine_fn qcow2_preadv(Node *n, Request *r, GuestOffset offset, const IoV
                               unsigned flags);
 int coroutine_fn qcow2_pwritev(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
                                unsigned flags);
+/* The same, compressing whole clusters. */
+int coroutine_fn qcow2_pwritev_compressed(Node *n, Request *r, GuestOffset offset,
+                                          const IoVector *iov);
 int coroutine_fn qcow2_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                      unsigned flags);
 int coroutine_fn qcow2_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes);

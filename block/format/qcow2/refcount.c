@@ -65,6 +65,18 @@ void refcount_take(Qcow2 *q, RefBlock *b, uint64_t from, uint64_t count)
     }
 }
 
+bool refcount_add(Qcow2 *q, RefBlock *b, uint64_t i)
+{
+    uint64_t bits = UINT64_C(1) << q->refcount_order, v;
+
+    v = refcount_get(b->t.data, q->refcount_order, i);
+    if (v == 0 || v == UINT64_MAX >> (64 - bits)) {
+        return false;
+    }
+    set_refcount(q, b, i, v + 1);
+    return true;
+}
+
 /* ---- blocks ---- */
 
 bool coroutine_fn reft_open(Qcow2 *q, Request *r, Error **errp)
@@ -489,8 +501,11 @@ static int coroutine_fn decrement(Qcow2 *q, Request *r, RefBlock *b, uint64_t fr
             break;
         }
         set_refcount(q, b, from + i, v - 1);
-        if (v == 1 && first + i < q->low_hint) {
-            q->low_hint = first + i;
+        if (v == 1) {
+            q->low_hint = MIN(q->low_hint, first + i);
+            if (cluster_of(q->pack_next, q->cluster_bits).v == first + i) {
+                q->pack_next = host(0); /* somebody else may get it */
+            }
         }
     }
     pthread_mutex_unlock(&q->lock);

@@ -132,6 +132,15 @@ static inline uint64_t compressed_bytes(uint64_t entry, unsigned cluster_bits)
     return sectors * 512 - (compressed_offset(entry, cluster_bits).v & 511);
 }
 
+/* The entry of `bytes` of compressed data at `at`. */
+static inline uint64_t compressed_entry(HostOffset at, uint64_t bytes, unsigned cluster_bits)
+{
+    unsigned x = 62 - (cluster_bits - 8);
+    uint64_t sectors = ((at.v + bytes - 1) >> 9) - (at.v >> 9);
+
+    return ENTRY_COMPRESSED | sectors << x | at.v;
+}
+
 /* Refcounts of 2^order bits in a block; order <= 6. */
 uint64_t refcount_get(const uint8_t *block, unsigned order, uint64_t index);
 void refcount_put(uint8_t *block, unsigned order, uint64_t index, uint64_t value);

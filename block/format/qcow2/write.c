@@ -371,9 +371,11 @@ int coroutine_fn qcow2_pwritev(Node *n, Request *r, GuestOffset offset, const Io
     Mapping m;
     int ret;
 
-    (void)flags;
     if (G_UNLIKELY(atomic_load_explicit(&q->corrupt, memory_order_relaxed))) {
         return -EIO;
+    }
+    if (G_UNLIKELY(flags & REQ_COMPRESSED)) {
+        return qcow2_pwritev_compressed(n, r, offset, iov);
     }
     phase = use_begin(q, r->slot);
     ret = qcow2_lookup(n, r, offset.v, iov->size, 0, &m);
