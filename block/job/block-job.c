@@ -98,14 +98,14 @@ void block_job_ready(Job *j)
 {
     Progress p = progress_of(j);
 
-    if (j->driver->block_job) {
+    if (j->driver->block_job && !j->unseen) {
         qapi_event_send_block_job_ready(job_type(j), j->id, p.len, p.offset, p.speed);
     }
 }
 
 void block_job_pending(Job *j)
 {
-    if (j->driver->block_job) {
+    if (j->driver->block_job && !j->unseen) {
         qapi_event_send_block_job_pending(job_type(j), j->id);
     }
 }
@@ -114,7 +114,7 @@ void block_job_ended(Job *j)
 {
     Progress p = progress_of(j);
 
-    if (!j->driver->block_job) {
+    if (!j->driver->block_job || j->unseen) {
         return;
     }
     if (j->err && job_is_cancelled(j)) {
@@ -137,7 +137,7 @@ BlockJobInfoList *job_query_block(void)
         BlockJobInfo *info;
         Progress p = progress_of(j);
 
-        if (!j->driver->block_job) {
+        if (!j->driver->block_job || j->unseen) {
             continue;
         }
         info = g_new0(BlockJobInfo, 1);

@@ -171,7 +171,7 @@ bool coroutine_fn commit_active_run(CommitJob *c, Error **errp)
     node_record(c->top, c->copy.todo);
     c->recording = true;
     ok = copy_scan(&c->copy) && converge_run(&v);
-    if (ok) {
+    if (ok && !c->once) {
         job_ready(&c->job);
         ok = follow(c);
     }
@@ -180,6 +180,9 @@ bool coroutine_fn commit_active_run(CommitJob *c, Error **errp)
             copy_error(&c->copy, errp);
         }
         return false;
+    }
+    if (c->once) {
+        return meet(c, false, clock_ns() + PIVOT_NS, errp) && commit_once_end(c, errp);
     }
     if (!c->completing || c->job.auto_finalize) {
         ok = meet(c, c->completing, INT64_MAX, errp);

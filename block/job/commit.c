@@ -16,6 +16,7 @@
  * After a crash in between the chain is whole either way, since base reads the same through top as without it.
  */
 #include "commit.h"
+#include "job-internal.h"
 #include "../node-internal.h"
 #include "block/backend.h"
 #include "block/graph.h"
@@ -429,13 +430,15 @@ static bool coroutine_fn take_nodes(CommitJob *c, Error **errp)
     return c->base_edge;
 }
 
-static bool coroutine_fn start(const BlockCommitArg *a, Error **errp)
+bool coroutine_fn commit_start(const BlockCommitArg *a, bool once, CommitJob **ret_job,
+                               Error **errp)
 {
     JobArgs args = {
         .id = a->job_id,
         .speed = a->has_speed ? a->speed : 0,
         .manual_finalize = a->has_auto_finalize && !a->auto_finalize,
         .manual_dismiss = a->has_auto_dismiss && !a->auto_dismiss,
+        .unseen = once,
     };
     Node *device, *top, *base;
     CommitJob *c;
@@ -463,6 +466,7 @@ static bool coroutine_fn start(const BlockCommitArg *a, Error **errp)
         return false;
     }
     c->active = active;
+    c->once = once;
     c->device = node_ref(device);
     c->top = node_ref(top);
     c->base = node_ref(base);
@@ -485,6 +489,10 @@ static bool coroutine_fn start(const BlockCommitArg *a, Error **errp)
         job_drop(&c->job);
         return false;
     }
+    if (ret_job) {
+        *ret_job = c;
+        job_ref(&c->job);
+    }
     job_start(&c->job);
     return true;
 }
@@ -494,7 +502,7 @@ bool coroutine_fn job_commit_start(const BlockCommitArg *a, Error **errp)
     bool ok;
 
     chain_lock();
-    ok = start(a, errp);
+    ok = commit_start(a, false, NULL, errp);
     chain_unlock();
     return ok;
 }

@@ -21,10 +21,20 @@ typedef struct CommitJob {
     Copy copy;
     bool copying; /* copy is initialised */
     /* active */
+    bool once; /* up to the point where both are the same, and no pivot */
     bool recording, completing, pivoted;
     int64_t max_delay; /* ns by which a write may be slowed down */
     Timer tick;
 } CommitJob;
+
+/* Starts the job; the caller has the chain's lock.  once: unseen, *ret_job is a reference for the caller (NULL: nobody wants it). */
+bool coroutine_fn commit_start(const struct BlockCommitArg *a, bool once, CommitJob **ret_job,
+                               Error **errp);
+
+/* ---- commit-once.c ---- */
+
+/* Base has everything, durably: empties top where it can. */
+bool coroutine_fn commit_once_end(CommitJob *c, Error **errp);
 
 /* ---- commit-active.c ---- */
 

@@ -183,6 +183,17 @@ void job_wake_waiters(void)
     }
 }
 
+void coroutine_fn job_wait_gone(const Job *j)
+{
+    while (j->status != JOB_STATUS_NULL) {
+        if (!waiters) {
+            waiters = g_ptr_array_new();
+        }
+        g_ptr_array_add(waiters, co_self());
+        co_yield();
+    }
+}
+
 static bool any_unfinished(void)
 {
     GPtrArray *jobs = job_list();

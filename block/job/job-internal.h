@@ -13,6 +13,7 @@
 GPtrArray *job_list(void);
 /* Moves to a successor of the present status and sends the event. */
 void job_set_status(Job *j, int status);
+void job_ref(Job *j);
 void job_unref(Job *j);
 /* Takes err; the first one counts. */
 void job_fail(Job *j, Error *err);
@@ -46,6 +47,8 @@ void coroutine_fn job_group_finalize(JobGroup *g);
 /* j has failed (j->err): all others are cancelled, and all are concluded. */
 void coroutine_fn job_group_failed(JobGroup *g, Job *j);
 void job_wake_waiters(void);
+/* Returns when the job, which the caller has a reference to, is in no list any more. */
+void coroutine_fn job_wait_gone(const Job *j);
 
 /* ---- block-job.c ---- */
 

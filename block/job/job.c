@@ -81,6 +81,9 @@ void job_set_status(Job *j, int status)
     g_assert(successors[j->status] >> status & 1);
     if (j->status != status) {
         j->status = status;
+        if (j->unseen) {
+            return;
+        }
         qapi_event_send_job_status_change(j->id, status);
     }
 }
@@ -92,7 +95,7 @@ Job *job_find(const char *id)
     for (guint i = 0; jobs && i < jobs->len; i++) {
         Job *j = g_ptr_array_index(jobs, i);
 
-        if (strcmp(j->id, id) == 0) {
+        if (!j->unseen && strcmp(j->id, id) == 0) {
             return j;
         }
     }
@@ -131,12 +134,13 @@ Job *job_new(const JobDriver *driver, const JobArgs *args, Error **errp)
 {
     Job *j;
 
-    if (!check_args(args, errp)) {
+    if (!args->unseen && !check_args(args, errp)) {
         return NULL;
     }
     j = g_malloc0(driver->size);
     j->driver = driver;
-    j->id = g_strdup(args->id);
+    j->unseen = args->unseen;
+    j->id = j->unseen ? g_strdup("#unseen") : g_strdup(args->id);
     j->auto_finalize = !args->manual_finalize;
     j->auto_dismiss = !args->manual_dismiss;
     j->edges = g_ptr_array_new();
@@ -149,6 +153,11 @@ Job *job_new(const JobDriver *driver, const JobArgs *args, Error **errp)
     g_ptr_array_insert(job_list(), 0, j);
     job_set_status(j, JOB_STATUS_CREATED);
     return j;
+}
+
+void job_ref(Job *j)
+{
+    atomic_fetch_add(&j->refs, 1);
 }
 
 void job_unref(Job *j)
@@ -419,8 +428,12 @@ JobInfoList *job_query(void)
 
     for (guint i = 0; i < job_list()->len; i++) {
         Job *j = g_ptr_array_index(jobs, i);
-        JobInfo *info = g_new0(JobInfo, 1);
+        JobInfo *info;
 
+        if (j->unseen) {
+            continue;
+        }
+        info = g_new0(JobInfo, 1);
         info->id = g_strdup(j->id);
         info->type = job_type(j);
         info->status = j->status;
@@ -437,10 +450,8 @@ JobInfoList *job_query(void)
 int job_type(const Job *j)
 {
     static const int types[] = {
-        [JOB_COMMIT] = JOB_TYPE_COMMIT,
-        [JOB_STREAM] = JOB_TYPE_STREAM,
-        [JOB_CREATE] = JOB_TYPE_CREATE,
-        [JOB_MIRROR] = JOB_TYPE_MIRROR,
+        [JOB_COMMIT] = JOB_TYPE_COMMIT, [JOB_STREAM] = JOB_TYPE_STREAM,
+        [JOB_CREATE] = JOB_TYPE_CREATE, [JOB_MIRROR] = JOB_TYPE_MIRROR,
         [JOB_BACKUP] = JOB_TYPE_BACKUP,
     };
 

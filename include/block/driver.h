@@ -181,6 +181,14 @@ struct BlockDriver {
     /* The same for who writes much and will flush: what was written since the last call is on its way to storage when it returns, what was
      * before has arrived there, nearly.  Keeps the cache from filling up. */
     void coroutine_fn (*write_behind)(Node *n);
+    /* Formats with backing: what of whole clusters in the range is allocated becomes unallocated, so that the backing node shows, if claim() says yes
+     * when all that takes time is done; it says what of the range is asked about.  No write-like request is in n from the call of claim() on.  The range
+     * is no longer than empty_max().  -ECANCELED: claim() said no. */
+    int coroutine_fn (*make_empty)(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                   bool (*claim)(void *opaque, uint64_t offset, uint64_t bytes),
+                                   void *opaque);
+    /* Bytes from offset on, at least 1, that can be emptied at once. */
+    uint64_t (*empty_max)(const Node *n, GuestOffset offset);
     /* Formats: all that follows by itself from requests that have ended is in the file n->file (not flushed) when it returns, so that nothing is written
      * until the next write-like request.  for_good: none is expected; what was set aside for them goes back.  Nobody writes meanwhile.  -ETIMEDOUT:
      * clock_ns() passed the deadline.  NULL: it always is so.  Control thread. */

@@ -78,6 +78,7 @@ struct Job {
     char *id;
     int status; /* JobStatus of the schema */
     bool auto_finalize, auto_dismiss;
+    bool unseen;
     bool finalizing; /* prepare .. clean: no verbs */
     bool done;       /* run has returned */
     bool ending;     /* told to complete, or cancelled: soon it gives up its nodes */
@@ -107,6 +108,7 @@ typedef struct JobArgs {
     int64_t speed;  /* negative: "Parameter 'speed' expects a non-negative value" */
     bool manual_finalize, manual_dismiss;
     JobGroup *group; /* NULL: one of its own */
+    bool unseen;     /* in no query, without events, no verb finds it; it has a name of its own */
 } JobArgs;
 
 /* ---- life ---- */
@@ -208,6 +210,8 @@ extern const JobPivotJournal *job_pivot_journal;
 
 struct BlockCommitArg;
 struct BlockStreamArg;
+/* Commits n into its backing node, and empties it where it can; guests go on.  Returns when it is done.  Errors: there is none, n is in use, storage. */
+bool coroutine_fn job_commit_once(Node *n, Error **errp);
 bool coroutine_fn job_commit_start(const struct BlockCommitArg *arg, Error **errp);
 /* The header of the image of node `image`, in the chain of `device`, names `file`. */
 bool coroutine_fn job_change_backing_file(const char *device, const char *image, const char *file,

@@ -2,11 +2,15 @@
 /*
  * Console commands that change disks: snapshots, sizes, jobs, drives, the NBD server.
  */
+#include "block/backend.h"
+#include "block/driver.h"
 #include "block/graph.h"
+#include "block/job.h"
 #include "hmp-table.h"
 #include "monitor/personality/drive-options.h"
 #include "monitor/personality/emulator.h"
 #include "qapi-types.h"
+#include <errno.h>
 #include <string.h>
 
 static void add_int(struct json_object *o, const char *name, struct json_object *args,
@@ -169,6 +173,73 @@ bool coroutine_fn hmp_block_resize(Hmp *h, struct json_object *args, Error **err
                            json_object_new_string(name));
     add_int(o, "size", args, "size");
     return hmp_qmp("block_resize", o, NULL, errp);
+}
+
+/* ---- commit ---- */
+
+/* Seen through filters. */
+static Node *disk_of(Node *n)
+{
+    while (n->driver->is_filter && n->file && !atomic_load(&n->backing)) {
+        n = n->file->target;
+    }
+    return n;
+}
+
+static bool coroutine_fn commit_one(Hmp *h, const char *name, Node *n)
+{
+    g_autoptr(Error) err = NULL;
+    g_autoptr(Node) held = node_ref(n);
+
+    if (job_commit_once(held, &err)) {
+        return true;
+    }
+    hmp_print(h, "'commit' error for '%s': %s\n", name,
+              err->kind == ERROR_BUSY ? strerror(EBUSY) : err->message);
+    return false;
+}
+
+static void coroutine_fn commit_all(Hmp *h)
+{
+    g_autoptr(GPtrArray) backends = backend_list(),
+                         nodes = g_ptr_array_new_with_free_func((GDestroyNotify)node_unref);
+
+    for (guint i = 0; i < backends->len; i++) {
+        Edge *e = backend_edge(g_ptr_array_index(backends, i));
+
+        if (e && atomic_load(&disk_of(e->target)->backing)) {
+            g_ptr_array_add(nodes, node_ref(disk_of(e->target)));
+        }
+    }
+    for (guint i = 0; i < nodes->len; i++) {
+        if (!commit_one(h, "all", g_ptr_array_index(nodes, i))) {
+            return;
+        }
+    }
+}
+
+bool coroutine_fn hmp_commit(Hmp *h, struct json_object *args, Error **errp)
+{
+    const char *device = hmp_string(args, "device");
+    const Backend *b = backend_find(device);
+    Node *n = b ? NULL : node_find(device);
+
+    (void)errp;
+    if (strcmp(device, "all") == 0 && !b && !n) {
+        commit_all(h);
+    } else if (!b && !n) {
+        hmp_print(h, "Device '%s' not found\n", device);
+    } else if (b && !backend_edge(b)) {
+        hmp_print(h, "Device '%s' has no medium\n", device);
+    } else {
+        n = disk_of(n ? n : backend_edge(b)->target);
+        if (!atomic_load(&n->backing)) {
+            hmp_print(h, "'commit' error for '%s': %s\n", device, strerror(ENOTSUP));
+        } else {
+            commit_one(h, device, n);
+        }
+    }
+    return true;
 }
 
 bool coroutine_fn hmp_block_stream(Hmp *h, struct json_object *args, Error **errp)

@@ -457,6 +457,10 @@ void keeper_kick(Qcow2 *q, bool writeback);
 /* Control thread: no housekeeping any more. */
 void coroutine_fn keeper_stop(Qcow2 *q);
 /* Brings everything into the file, drops included.  No requests run, or none that write. */
+int coroutine_fn qcow2_make_empty(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                  bool (*claim)(void *opaque, uint64_t offset, uint64_t bytes),
+                                  void *opaque);
+uint64_t qcow2_empty_max(const Node *n, GuestOffset offset);
 int coroutine_fn qcow2_come_to_rest(Node *n, Request *r, bool for_good, int64_t deadline_ns);
 int coroutine_fn qcow2_write_everything(Qcow2 *q, Request *r);
 

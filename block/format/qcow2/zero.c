@@ -11,7 +11,8 @@
  *   compressed           zero, dropped         zero, dropped       zero, dropped
  *   zero with a cluster  stays                 zero, dropped       zero, dropped (discard-no-unref: stays)
  *
- * What a disk that gets smaller loses (cut) is discarded too, but nothing can show through there, so that what is unallocated stays so.
+ * What a disk that gets smaller loses (cut) is discarded too, but nothing can show through there, so that what is unallocated stays so.  Emptying
+ * makes every entry unallocated: the backing file has the same.
  *
  * Version 2 has no zero entries: there zeroes are written as data, and a discard makes entries empty where nothing shows through.
  */
@@ -21,21 +22,28 @@
 /* Entries changed at once under the lock. */
 #define CHUNK 4096u
 
-typedef enum Wipe { WIPE_KEEP, WIPE_UNMAP, WIPE_DISCARD, WIPE_CUT } Wipe;
+typedef enum Wipe { WIPE_KEEP, WIPE_UNMAP, WIPE_DISCARD, WIPE_CUT, WIPE_EMPTY } Wipe;
+
+/* Asked under the lock, with nothing before it that takes time: may the entries change?  fn NULL: yes. */
+typedef struct Claim {
+    bool (*fn)(void *opaque, uint64_t offset, uint64_t bytes);
+    void *opaque;
+} Claim;
 
 /* The new value of an entry; *ret_drop: what the old one refers to is given up. */
 static uint64_t wiped(const Qcow2 *q, uint64_t old, const Mapping *m, Wipe how, bool backing,
                       bool *ret_drop)
 {
-    uint64_t empty = q->version >= 3 ? ENTRY_ZERO : 0;
+    uint64_t empty = q->version >= 3 && how != WIPE_EMPTY ? ENTRY_ZERO : 0;
     bool keep = how == WIPE_KEEP || (how == WIPE_DISCARD && q->opt.discard_no_unref);
 
     *ret_drop = false;
     switch (m->type) {
     case MAP_ZERO:
-        return old;
+        return how == WIPE_EMPTY ? empty : old;
     case MAP_UNALLOCATED:
-        return how == WIPE_CUT || (how == WIPE_DISCARD && !backing) ? old : empty;
+        return how == WIPE_CUT || how == WIPE_EMPTY || (how == WIPE_DISCARD && !backing) ? old
+                                                                                         : empty;
     case MAP_ZERO_ALLOC:
     case MAP_DATA:
         if (keep && m->copied && q->version >= 3 && (m->host.v || !q->external)) {
@@ -69,7 +77,8 @@ static L2Entry wiped_extended(const Qcow2 *q, L2Entry old, const Mapping *m, Wip
 }
 
 /* `count` clusters from guest cluster `first` on, all in one L2 table.  The range is locked. */
-static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t count, Wipe how)
+static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t count, Wipe how,
+                                   Claim claim)
 {
     Qcow2 *q = qcow2_of(n);
     uint64_t index = first >> q->l2_bits, at = first & ((UINT64_C(1) << q->l2_bits) - 1), bad = 0,
@@ -90,6 +99,10 @@ static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t
             break;
         }
         pthread_mutex_unlock(&q->lock);
+    }
+    if (claim.fn && !claim.fn(claim.opaque, first << q->cluster_bits, count << q->cluster_bits)) {
+        pthread_mutex_unlock(&q->lock);
+        return -ECANCELED;
     }
     for (uint64_t i = 0; i < count; i++) {
         L2Entry old = l2_entry(q, &l2->t, at + i), value = {0};
@@ -125,7 +138,7 @@ static int coroutine_fn wipe_chunk(Node *n, Request *r, uint64_t first, uint64_t
 
 int coroutine_fn qcow2_zero_clusters(Node *n, Request *r, uint64_t first, uint64_t count)
 {
-    return wipe_chunk(n, r, first, count, WIPE_KEEP);
+    return wipe_chunk(n, r, first, count, WIPE_KEEP, (Claim){0});
 }
 
 /* With discard-no-unref the storage may forget what the kept clusters hold; m: data, ours alone. */
@@ -185,7 +198,7 @@ static int coroutine_fn wipe(Node *n, Request *r, uint64_t start, uint64_t end, 
                                  how == WIPE_KEEP || how == WIPE_UNMAP, how != WIPE_KEEP);
         }
         if (ret == 0) {
-            ret = wipe_chunk(n, r, first, last - first, how);
+            ret = wipe_chunk(n, r, first, last - first, how, (Claim){0});
         }
         if (ret == 0 && how == WIPE_DISCARD && q->opt.discard_no_unref) {
             ret = discard_kept(q, r, &m);
@@ -328,6 +341,46 @@ int coroutine_fn qcow2_cut(Node *n, Request *r, uint64_t from, uint64_t to)
     unsigned phase = use_begin(q, r->slot);
     int ret = wipe(n, r, cluster_ceil(q, from), cluster_ceil(q, to), WIPE_CUT);
 
+    use_end(q, r->slot, phase);
+    drops_check(q);
+    return ret;
+}
+
+uint64_t qcow2_empty_max(const Node *n, GuestOffset offset)
+{
+    const Qcow2 *q = qcow2_of(n);
+    uint64_t per_table = UINT64_C(1) << q->l2_bits, first = offset.v >> q->cluster_bits;
+    uint64_t last = MIN(first + CHUNK, (first / per_table + 1) * per_table);
+
+    return (last << q->cluster_bits) - offset.v;
+}
+
+int coroutine_fn qcow2_make_empty(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
+                                  bool (*claim)(void *opaque, uint64_t offset, uint64_t bytes),
+                                  void *opaque)
+{
+    Qcow2 *q = qcow2_of(n);
+    uint64_t size = atomic_load_explicit(&n->size, memory_order_acquire), end = offset.v + bytes;
+    uint64_t first = cluster_ceil(q, offset.v) >> q->cluster_bits, last;
+    unsigned phase;
+    CoRange range;
+    int ret;
+
+    if (atomic_load_explicit(&q->corrupt, memory_order_relaxed)) {
+        return -EIO;
+    }
+    if (q->external) {
+        return -ENOTSUP; /* the data file would keep its data where nobody finds it */
+    }
+    last = (end >= size ? cluster_ceil(q, size) : cluster_floor(q, end)) >> q->cluster_bits;
+    if (first >= last) {
+        return 0;
+    }
+    phase = use_begin(q, r->slot);
+    co_range_lock(&q->ranges, &range, first << q->cluster_bits, (last - first) << q->cluster_bits,
+                  false);
+    ret = wipe_chunk(n, r, first, last - first, WIPE_EMPTY, (Claim){claim, opaque});
+    co_range_unlock(&q->ranges, &range);
     use_end(q, r->slot, phase);
     drops_check(q);
     return ret;
