@@ -163,6 +163,34 @@ def test_compressed_and_snapshots_of_qemu_img(daemon, images):
     judge(images / 'q', before)
 
 
+def test_compressed_writes(daemon, images):
+    """By the filter compress; then over them, in parts."""
+    file, want = base(images)
+    d = daemon()
+    assert make(d, images / 'q', **{'backing-file': str(file), 'backing-fmt': 'raw'}) is None
+    add(d, images / 'q')
+    d.cmd('blockdev-add', {'driver': 'compress', 'node-name': 'c', 'file': 'q'})
+    h = serve(d, 'c')
+    for i in range(0, 60, 2):
+        data = bytes([i + 1]) * G
+        h.pwrite(data, i * G)
+        want[i * G:(i + 1) * G] = data
+    unserve(d, h, 'c')
+    d.cmd('blockdev-del', node_name='c')
+    h = serve(d)
+    assert h.pread(SIZE, 0) == want
+    unserve(d, h)
+    d.cmd('blockdev-del', node_name='q')
+    judge(images / 'q', want)
+    assert '"compressed-clusters": 30' in img.run('qemu-img', 'check', '--output=json', images / 'q')
+    add(d, images / 'q')
+    h = serve(d)
+    fuzz(h, want, 'over')
+    unserve(d, h)
+    d.cmd('blockdev-del', node_name='q')
+    judge(images / 'q', want)
+
+
 def test_chain_commit_and_stream(daemon, images):
     file, want = base(images)
     d = daemon()

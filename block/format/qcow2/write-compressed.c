@@ -177,10 +177,10 @@ static int coroutine_fn link_compressed(Qcow2 *q, Request *r, uint64_t offset, u
         }
         pthread_mutex_unlock(&q->lock);
     }
-    old = table_entry(&l2->t, cluster & mask);
+    old = l2_entry(q, &l2->t, cluster & mask).v;
     drop_entry(q, old, DROP_OTHER);
     draft_entry_changes(q, cluster, old, true);
-    table_set_entry(q, &l2->t, cluster & mask, entry);
+    l2_set_entry(q, &l2->t, cluster & mask, (L2Entry){entry, 0});
     meta_changed(q);
     pthread_mutex_unlock(&q->lock);
     return 0;
