@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import re
 import signal
 import socket
@@ -244,6 +245,15 @@ def test_daemonize_and_pidfile(images):
         wait_for_end(pid)
     assert sorted(p.name for p in images.iterdir()) == ['a.qcow2']
     img.check(images / 'a.qcow2')
+
+
+def test_room_for_descriptors(daemon):
+    """Its table of descriptors need not grow while it runs: in a process with threads that takes a while."""
+    d = daemon()
+    with open(f'/proc/{d.pid}/status', encoding='ascii') as f:
+        size = next(int(line.split()[1]) for line in f if line.startswith('FDSize:'))
+    assert size >= min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 16384)
+    assert len(d.descriptors()) < 64
 
 
 def test_daemonize_tells_errors(images):

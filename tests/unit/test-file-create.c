@@ -327,6 +327,142 @@ static void test_symlinks(void)
     clean();
 }
 
+/* ---- with an image ---- */
+
+static SnapshotFile *with_image(const char *file, uint64_t size, bool ok)
+{
+    SnapshotFile *f = snapshot_file_new(file);
+    g_auto(NewImage) image = {0};
+    g_autoptr(Error) err = NULL;
+
+    new_image_init(&image);
+    image.size = size;
+    new_image_add(&image, 4, g_strdup("data"), 4);
+    new_image_add(&image, 0, g_strdup("head"), 4);
+    snapshot_file_set_image(f, &image);
+    g_assert_cmpint(snapshot_file_prepare(f, &err), ==, ok);
+    if (!ok) {
+        g_assert_cmpstr(err->message, ==, "Could not write the new image: File too large");
+    }
+    return f;
+}
+
+static void test_image(void)
+{
+    static const char *const before[] = {NULL, "", "precious data"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(before); i++) {
+        g_autofree char *was = NULL, *now = NULL;
+        FileLocks all = {PERM_ALL, PERM_ALL};
+        SnapshotFile *f;
+        int fd;
+
+        if (before[i]) {
+            put(path, before[i]);
+        }
+        was = snapshot_of_dir();
+        f = with_image(path, 10, true);
+        expect_content(path, "headdata");
+        fd = open(path, O_RDWR | O_CLOEXEC);
+        g_assert_true(file_lock_check(fd, path, all, &(Error *){NULL})); /* nobody's any more */
+        g_assert_cmpint(lseek(fd, 0, SEEK_END), ==, 10);
+        close(fd);
+        finish(f);
+        snapshot_file_undo(f);
+        snapshot_file_free(f);
+        now = snapshot_of_dir();
+        g_assert_cmpstr(was, ==, now);
+        g_clear_pointer(&now, g_free);
+
+        /* What cannot be written leaves nothing. */
+        f = with_image(path, UINT64_MAX, false);
+        now = snapshot_of_dir();
+        g_assert_cmpstr(was, ==, now);
+        snapshot_file_free(f);
+        clean();
+    }
+}
+
+/* ---- syncs of a directory that several ask for ---- */
+
+static GMutex sync_lock;
+static GCond sync_changed;
+static bool sync_slow;      /* syncs wait until they may go on */
+static unsigned sync_begun; /* of directories */
+static unsigned sync_may;   /* so many may end */
+static unsigned sync_failing; /* the how many-th fails; 0: none */
+
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+
+int __wrap_fsync(int fd)
+{
+    struct stat st;
+    unsigned number;
+
+    if (!sync_slow || fstat(fd, &st) < 0 || !S_ISDIR(st.st_mode)) {
+        return __real_fsync(fd);
+    }
+    g_mutex_lock(&sync_lock);
+    number = ++sync_begun;
+    g_cond_broadcast(&sync_changed);
+    while (sync_may < number) {
+        g_cond_wait(&sync_changed, &sync_lock);
+    }
+    g_mutex_unlock(&sync_lock);
+    if (number == sync_failing) {
+        errno = EIO;
+        return -1;
+    }
+    return __real_fsync(fd);
+}
+
+static void allow_syncs(unsigned begun, unsigned may)
+{
+    g_mutex_lock(&sync_lock);
+    while (sync_begun < begun) {
+        g_cond_wait(&sync_changed, &sync_lock);
+    }
+    sync_may = may;
+    g_cond_broadcast(&sync_changed);
+    g_mutex_unlock(&sync_lock);
+}
+
+static gpointer ask_for_sync(gpointer unused)
+{
+    g_autoptr(Error) err = NULL;
+
+    (void)unused;
+    return GINT_TO_POINTER(file_sync_parent_dir(path, &err));
+}
+
+static void test_shared_sync(void)
+{
+    GThread *first, *others[8];
+
+    for (unsigned fails = 0; fails <= 2; fails++) {
+        sync_slow = true;
+        sync_begun = sync_may = 0;
+        sync_failing = fails;
+        first = g_thread_new("first", ask_for_sync, NULL);
+        allow_syncs(1, 0);
+        /* Too late for the one that has begun. */
+        for (unsigned i = 0; i < G_N_ELEMENTS(others); i++) {
+            others[i] = g_thread_new("other", ask_for_sync, NULL);
+        }
+        g_usleep(50000);
+        g_assert_cmpuint(sync_begun, ==, 1);
+        allow_syncs(1, 1);
+        g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(first)), ==, fails != 1);
+        allow_syncs(2, 99);
+        for (unsigned i = 0; i < G_N_ELEMENTS(others); i++) {
+            g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(others[i])), ==, fails != 2);
+        }
+        g_assert_cmpuint(sync_begun, ==, 2);
+        sync_slow = false;
+    }
+}
+
 static void test_relative(void)
 {
     g_autofree char *cwd = g_get_current_dir();
@@ -598,6 +734,8 @@ int main(int argc, char **argv)
     g_test_add_func("/file-create/replace-long-name", test_replace_long_name);
     g_test_add_func("/file-create/symlinks", test_symlinks);
     g_test_add_func("/file-create/relative", test_relative);
+    g_test_add_func("/file-create/image", test_image);
+    g_test_add_func("/file-create/shared-sync", test_shared_sync);
     g_test_add_func("/file-create/refused", test_refused);
     g_test_add_func("/file-create/locked", test_locked);
     g_test_add_func("/file-create/permissions", test_permissions);

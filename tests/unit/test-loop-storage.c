@@ -205,6 +205,37 @@ static void coroutine_fn test_many_loops(void *opaque)
     iothread_free(t);
 }
 
+/* ---- reads of what is cached ---- */
+
+static void coroutine_fn notes(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+/* They are done at once, without a thread, but not so many in a row that nobody else gets a turn. */
+static void coroutine_fn test_cached(void *opaque)
+{
+    int fd = open(path, O_RDWR | O_TRUNC | O_CLOEXEC);
+    g_autofree char *buf = g_malloc0(65536);
+    struct iovec iov = {buf, 65536};
+    bool others = false;
+
+    (void)opaque;
+    g_assert_cmpint(pwrite(fd, buf, 65536, 0), ==, 65536);
+    if (preadv2(fd, &iov, 1, 0, RWF_NOWAIT) == 65536) { /* else the file system cannot */
+        co_spawn(loop_current(), notes, &others);
+        g_assert_cmpint(co_preadv(fd, &iov, 1, 0), ==, 65536);
+        g_assert_false(others);
+        for (unsigned i = 0; i < 100; i++) {
+            g_assert_cmpint(co_preadv(fd, &iov, 1, 0), ==, 65536);
+        }
+        g_assert_true(others);
+    }
+    g_assert_cmpint(co_preadv(fd, &iov, 1, 65530), ==, 6);
+    g_assert_cmpint(co_preadv(fd, &iov, 1, 65536), ==, 0);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *name = g_build_filename(g_get_tmp_dir(), "test-loop-XXXXXX", NULL);
@@ -219,6 +250,7 @@ int main(int argc, char **argv)
     util_test_add_loops("/loop-storage/turns", test_turns);
     util_test_add_loops("/loop-storage/many", test_many);
     util_test_add("/loop-storage/small-batches", test_many_loops);
+    util_test_add("/loop-storage/cached", test_cached);
     ret = g_test_run();
     unlink(path);
     return ret;
