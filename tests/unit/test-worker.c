@@ -174,7 +174,7 @@ static int takes_a_moment(void *opaque)
     g->inside++;
     g->most_inside = MAX(g->inside, g->most_inside);
     pthread_mutex_unlock(&g->lock);
-    g_usleep(20);
+    g_usleep(500);
     pthread_mutex_lock(&g->lock);
     g->inside--;
     g->passed++;
