@@ -3,6 +3,7 @@
  * Console commands that show things: from the replies of the QMP queries.
  */
 #include "hmp-table.h"
+#include "qapi-types.h"
 #include <string.h>
 
 /* 67108864 -> "64 MiB": three significant digits, as tools of the field print sizes. */
@@ -21,17 +22,48 @@ char *hmp_human_size(int64_t bytes)
 
 /* ---- info block ---- */
 
-static void print_specific(Hmp *h, struct json_object *data)
-{
-    json_object_object_foreach(data, key, value)
-    {
-        g_autofree char *name = g_strdelimit(g_strdup(key), "-", ' ');
+static void print_value(Hmp *h, struct json_object *value, unsigned indent);
 
-        if (json_object_is_type(value, json_type_object) ||
-            json_object_is_type(value, json_type_array)) {
-            continue; /* more than a line can say: QMP tells it */
+/* One member, or one element of a list. */
+static void print_item(Hmp *h, const char *name, struct json_object *value, unsigned indent)
+{
+    bool nested =
+        json_object_is_type(value, json_type_object) || json_object_is_type(value, json_type_array);
+
+    hmp_print(h, "%*s%s:%s", (int)indent * 4, "", name, nested ? "\n" : " ");
+    print_value(h, value, indent + 1);
+}
+
+/* A tree of values, as tools of the field show it: four columns a level, blanks for the dashes of names. */
+static void print_value(Hmp *h, struct json_object *value, unsigned indent)
+{
+    if (json_object_is_type(value, json_type_object)) {
+        json_object_object_foreach(value, key, member)
+        {
+            g_autofree char *name = g_strdelimit(g_strdup(key), "-", ' ');
+
+            print_item(h, name, member, indent);
         }
-        hmp_print(h, "    %s: %s\n", name, json_object_get_string(value));
+    } else if (json_object_is_type(value, json_type_array)) {
+        for (size_t i = 0; i < json_object_array_length(value); i++) {
+            g_autofree char *name = g_strdup_printf("[%zu]", i);
+
+            print_item(h, name, json_object_array_get_idx(value, i), indent);
+        }
+    } else {
+        hmp_print(h, "%s\n", json_object_get_string(value));
+    }
+}
+
+static void print_snapshots(Hmp *h, struct json_object *list)
+{
+    g_autoptr(SnapshotInfoList) snapshots = NULL;
+    g_autoptr(Error) ignored = NULL;
+
+    /* It is our own reply. */
+    if (list && qapi_parse_SnapshotInfoList(list, &snapshots, &ignored) && snapshots) {
+        hmp_print(h, "Snapshot list:\n");
+        hmp_print_snapshots(h, snapshots);
     }
 }
 
@@ -74,9 +106,14 @@ static void print_image(Hmp *h, struct json_object *i)
             hmp_print(h, "backing file format: %s\n", hmp_get_string(i, "backing-filename-format"));
         }
     }
+    if (hmp_get(i, "limits")) {
+        hmp_print(h, "Block limits:\n");
+        print_value(h, hmp_get(i, "limits"), 1);
+    }
+    print_snapshots(h, hmp_get(i, "snapshots"));
     if (specific && hmp_get(specific, "data")) {
         hmp_print(h, "Format specific information:\n");
-        print_specific(h, hmp_get(specific, "data"));
+        print_value(h, hmp_get(specific, "data"), 1);
     }
 }
 

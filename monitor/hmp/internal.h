@@ -10,6 +10,8 @@
 #include "util/error.h"
 #include <json-c/json.h>
 
+struct SnapshotInfoList;
+
 /* What a running command has: where its output goes.  Lines end with "\n" here. */
 typedef struct Hmp {
     GString *out;
@@ -59,6 +61,11 @@ bool hmp_get_bool(struct json_object *o, const char *name);
 struct json_object *hmp_get(struct json_object *o, const char *name); /* NULL if absent */
 /* Builds an object of strings: name, value, ..., NULL; values that are NULL are left out. */
 struct json_object *hmp_object(const char *name, ...) G_GNUC_NULL_TERMINATED;
+
+/* ---- snapshots.c ---- */
+
+/* A table of them, with a heading. */
+void hmp_print_snapshots(Hmp *h, const struct SnapshotInfoList *list);
 
 /* ---- complete.c ---- */
 

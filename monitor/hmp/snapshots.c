@@ -135,6 +135,14 @@ static void print_snapshot(Hmp *h, const SnapshotInfo *s, const char *id)
     hmp_print(h, "%-7s %-16s %8s %19s %15s %10s\n", id, s->name, size, when, clock, icount);
 }
 
+void hmp_print_snapshots(Hmp *h, const SnapshotInfoList *list)
+{
+    print_head(h);
+    for (; list; list = list->next) {
+        print_snapshot(h, list->value, list->value->id);
+    }
+}
+
 /* Those that all disks have, or those that not all have; how many. */
 static unsigned print_list(Hmp *h, const GPtrArray *disks, const Disk *d, bool common)
 {

@@ -131,9 +131,31 @@ def test_info_block(images, console):
     assert nodes.startswith('z: null-co:// (null-co, read-only)\n    Cache mode:       writeback\n\n')
     assert f'\nt: {top} (qcow2)\n' in nodes
     assert f'\nImages:\nimage: {top}\nfile format: qcow2\nvirtual size: 64 MiB (67108864 bytes)\n' in verbose
-    assert f'cluster_size: 65536\nbacking file: {base}\nbacking file format: qcow2\nFormat specific information:\n    compat: 1.1\n' in verbose
+    assert f'cluster_size: 65536\nbacking file: {base}\nbacking file format: qcow2\nBlock limits:\n    request alignment: ' in verbose
+    assert '\nFormat specific information:\n    compat: 1.1\n' in verbose
     assert f'\n\nimage: {base}\n' in verbose
     assert nothing == ''
+
+
+def test_info_block_of_an_image(images, console):
+    """-v shows an image as qemu-img does."""
+    image = make(images / 'i.qcow2')
+    for command in (['bitmap', '--add', str(image), 'b0'], ['snapshot', '-c', 'one', str(image)], ['snapshot', '-c', 'two', str(image)]):
+        subprocess.run(['qemu-img', *command], check=True)
+
+    def table(text):
+        return text.split('Snapshot list:\n')[1].split('\n')
+    theirs = subprocess.run(['qemu-img', 'info', str(image)], capture_output=True, text=True, check=True).stdout
+    ours = console(['info block -v d'], '-drive', f'file={image},if=none,id=d,readonly=on')[0]
+    specific = 'Format specific information:\n'
+    want = theirs.split(specific)[1].split('\nChild node')[0]
+    got = ours.split(specific)[1]
+    for line in want.rstrip('\n').split('\n'):
+        assert line + '\n' in got, line
+    assert '    bitmaps:\n        [0]:\n' in got
+    for mine, judged in zip(table(ours)[1:3], table(theirs)[1:3]):
+        assert mine.split()[:6] == judged.split()[:6] and mine.split()[1] in ('one', 'two')  # up to the clock
+    assert re.search(r'Block limits:\n(    [a-z ]+: \d+\n)+Snapshot list:\nID +TAG +VM_SIZE +DATE +VM_CLOCK +ICOUNT\n1 +one ', ours)
 
 
 def test_snapshots(images, console):
