@@ -6,7 +6,7 @@
  * since: what it has there and what base has is the same.
  *
  *   one table of top after another: writes that come wait (gate.c), those inside end; what is marked as written since stays; the entries are emptied,
- *   in memory, and writes go on.  A table for which that takes more than EMPTY_NS stays as it is: no guest waits longer.
+ *   in memory, and writes go on.  If that takes more than EMPTY_NS it is tried again, a few times: no guest waits longer at once.
  */
 #include "../gate.h"
 #include "../node-internal.h"
@@ -18,11 +18,12 @@
 #include "util/log.h"
 #include <errno.h>
 
-#define EMPTY_NS INT64_C(50000000)
+#define EMPTY_NS    INT64_C(50000000)
+#define EMPTY_TRIES 5u
 
 typedef struct Emptying {
     CommitJob *c;
-    bool claimed;
+    bool dirty; /* somebody has written there */
 } Emptying;
 
 /* Everything that takes time is done, no write is in top. */
@@ -31,11 +32,8 @@ static bool claim(void *opaque, uint64_t offset, uint64_t bytes)
     Emptying *e = opaque;
     uint64_t at, len;
 
-    if (dirty_bitmap_next(e->c->copy.todo, offset, 1, &at, &len) && at < offset + bytes) {
-        return false;
-    }
-    e->claimed = gate_claim(e->c->top);
-    return e->claimed;
+    e->dirty = dirty_bitmap_next(e->c->copy.todo, offset, 1, &at, &len) && at < offset + bytes;
+    return !e->dirty && gate_claim(e->c->top);
 }
 
 static int coroutine_fn empty_piece(CommitJob *c, uint64_t offset, uint64_t bytes)
@@ -51,6 +49,9 @@ static int coroutine_fn empty_piece(CommitJob *c, uint64_t offset, uint64_t byte
         r.passes_gates = true;
         ret = c->top->driver->make_empty(c->top, &r, guest(offset), bytes, claim, &e);
         request_end(&r);
+        if (ret == -ECANCELED && !e.dirty) {
+            ret = -ETIMEDOUT;
+        }
     }
     gate_open(c->top);
     return ret;
@@ -80,7 +81,13 @@ static void coroutine_fn empty(CommitJob *c)
             continue;
         }
         bytes = MIN(bytes, c->top->driver->empty_max(c->top, guest(offset)));
-        ret = empty_piece(c, offset, bytes);
+        for (unsigned tries = 0; tries < EMPTY_TRIES; tries++) {
+            ret = empty_piece(c, offset, bytes);
+            if (ret != -ETIMEDOUT) {
+                break;
+            }
+            co_sleep_ns(EMPTY_NS);
+        }
         if (ret == -ETIMEDOUT || ret == -ECANCELED) {
             ret = 0; /* it stays; what is in it is right */
         }
