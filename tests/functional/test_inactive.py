@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Active and inactive nodes: a disk that moves between processes which both have it open."""
 import threading
+import time
 
 import nbd
 import pytest
@@ -166,9 +167,12 @@ def test_readers_and_writers_meanwhile(daemon, images):
     threads = [threading.Thread(target=f) for f in (reader, writer)]
     for t in threads:
         t.start()
-    for _ in range(25):
+    turns = 0
+    while turns < 25 or (len(written) <= 3 and turns < 1000):
         set_active(d, False)
         set_active(d, True)
+        time.sleep(0.002)
+        turns += 1
     stop.set()
     for t in threads:
         t.join()
