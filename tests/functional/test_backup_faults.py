@@ -107,6 +107,63 @@ def test_a_target_that_hangs_breaks_the_backup_not_the_guest(tmp_path):
         assert s.h.pread(64 * KIB, MIB) == b'3' * 64 * KIB
 
 
+def test_a_copy_waits_for_a_write_that_began_before(tmp_path):
+    """T6: a write that hangs in the disk at the instant belongs to the backup; a later write to its cluster waits for it, others do not."""
+    with Setup(tmp_path) as s:
+        s.crash.arm(hold_at=1)
+        old = s.h.aio_pwrite(data(b'o', 4 * KIB), 0)
+        held(s, old, s.disk)
+        s.d.cmd('transaction', properties={'settle-timeout': 200}, actions=[{'type': 'blockdev-backup', 'data': {
+            'job-id': 'j', 'device': 'd', 'target': 't', 'sync': 'full', 'auto-dismiss': False}}])
+        new = s.h.aio_pwrite(data(b'n', 4 * KIB), 8 * KIB)
+        assert wait(s.h, s.h.aio_pread(nbd.Buffer(4096), 8 * KIB), 10 * SLOW), 'reads wait for nothing'
+        assert wait(s.h, new, 0.3) is None and s.crash.held()
+        s.crash.release()
+        assert wait(s.h, old, 10 * SLOW) and wait(s.h, new, 10 * SLOW)
+        s.finish()
+        s.d.cmd('blockdev-del', {'node-name': 't'})
+        assert s.target.read_bytes() == b'o' * 4 * KIB + b'\1' * (SIZE - 4 * KIB)
+        assert s.h.pread(64 * KIB, 0) == b'o' * 4 * KIB + b'\1' * 4 * KIB + b'n' * 4 * KIB + b'\1' * 52 * KIB
+
+
+@pytest.mark.parametrize('how', ['snapshot-access', 'overlay'])
+def test_a_write_waits_for_a_reader_of_its_cluster(tmp_path, how):
+    """What a reader of the snapshot reads from the disk stays as it is until it has got it."""
+    with Setup(tmp_path) as s:
+        d = s.d
+        if how == 'overlay':
+            d.cmd('blockdev-del', {'node-name': 't'})
+            img.create(s.target, str(SIZE))
+            d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 't', 'backing': 'd',
+                                   'file': {'driver': 'file', 'filename': str(s.target)}})
+        s.backup(sync='none', filter_node_name='f')
+        node = 't'
+        if how == 'snapshot-access':
+            node = 'a'
+            d.cmd('blockdev-add', {'driver': 'snapshot-access', 'node-name': 'a', 'file': 'f'})
+        d.cmd('block-export-add', {'type': 'nbd', 'id': 'r', 'node-name': node, 'name': 'r'})
+        r = s.connect('r')
+        assert r.pread(4096, SIZE - 4096) == b'\1' * 4096
+        with open(s.disk, 'rb') as f:  # what is in the page cache is read without a call that could hang
+            os.fsync(f.fileno())
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        s.crash.arm(hold_at=1, reads=True)
+        buf = nbd.Buffer(4096)
+        reading = r.aio_pread(buf, MIB)
+        deadline = time.monotonic() + 10 * SLOW
+        while not s.crash.held() and time.monotonic() < deadline:
+            r.poll(10)
+        assert s.crash.held()[1] == s.disk.stat().st_ino
+        writing = s.h.aio_pwrite(data(b'2'), MIB)
+        assert wait(s.h, s.h.aio_pwrite(data(b'2'), 3 * MIB), 10 * SLOW), 'other clusters do not wait'
+        assert wait(s.h, writing, 0.3) is None and s.crash.held()
+        s.crash.release()
+        s.crash.disarm()
+        assert wait(r, reading, 10 * SLOW) and bytes(buf.to_bytearray()) == b'\1' * 4096
+        assert wait(s.h, writing, 10 * SLOW) and r.pread(64 * KIB, MIB) == b'\1' * 64 * KIB
+        r.shutdown()
+
+
 @pytest.mark.parametrize('policy', ['break-guest-write', 'break-snapshot'])
 @pytest.mark.parametrize('how', ['hangs', 'fails'])
 def test_on_cbw_error(tmp_path, policy, how):
