@@ -355,10 +355,25 @@ static bool coroutine_fn nbd_add(const char *device, const char *name, bool writ
     return hmp_qmp("nbd-server-add", o, NULL, errp);
 }
 
+static GPtrArray *names_of_full_drives(void)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) backends = backend_list();
+
+    for (guint i = 0; i < backends->len; i++) {
+        const Backend *b = g_ptr_array_index(backends, i);
+
+        if (backend_name(b)[0] && backend_edge(b)) {
+            g_ptr_array_add(names, g_strdup(backend_name(b)));
+        }
+    }
+    return names;
+}
+
 bool coroutine_fn hmp_nbd_server_start(Hmp *h, struct json_object *args, Error **errp)
 {
     bool all = hmp_flag(args, "all"), writable = hmp_flag(args, "writable");
-    g_autoptr(GPtrArray) backends = backend_list();
+    g_autoptr(GPtrArray) names = names_of_full_drives(); /* as it is now: the rest suspends */
     struct json_object *addr, *o;
 
     (void)h;
@@ -375,11 +390,8 @@ bool coroutine_fn hmp_nbd_server_start(Hmp *h, struct json_object *args, Error *
     if (!hmp_qmp("nbd-server-start", o, NULL, errp)) {
         return false;
     }
-    for (guint i = 0; all && i < backends->len; i++) {
-        const Backend *b = g_ptr_array_index(backends, i);
-
-        if (backend_name(b)[0] && backend_edge(b) &&
-            !nbd_add(backend_name(b), NULL, writable, errp)) {
+    for (guint i = 0; all && i < names->len; i++) {
+        if (!nbd_add(g_ptr_array_index(names, i), NULL, writable, errp)) {
             g_autoptr(Error) ignored = NULL;
 
             (void)hmp_qmp("nbd-server-stop", NULL, NULL, &ignored);
@@ -495,28 +507,38 @@ bool coroutine_fn hmp_drive_add(Hmp *h, struct json_object *args, Error **errp)
     return true;
 }
 
+static bool device_not_found(const char *id, Error **errp)
+{
+    error_set_class(errp, ERROR_CLASS_DEVICE_NOT_FOUND, ERROR_NOT_FOUND, id, "console",
+                    "Device '%s' not found", id);
+    return false;
+}
+
 bool coroutine_fn hmp_drive_del(Hmp *h, struct json_object *args, Error **errp)
 {
     const char *id = hmp_string(args, "id");
     Backend *b = backend_find(id);
+    g_autoptr(Backend) hold = NULL;
 
     (void)h;
     if (!b && node_find(id)) {
         return hmp_qmp("blockdev-del", hmp_object("node-name", id, NULL), NULL, errp);
     }
     if (!b) {
-        error_set_class(errp, ERROR_CLASS_DEVICE_NOT_FOUND, ERROR_NOT_FOUND, id, "console",
-                        "Device '%s' not found", id);
-        return false;
+        return device_not_found(id, errp);
     }
+    hold = backend_ref(b);
     if (backend_edge(b) && (!node_check_no_job(backend_edge(b)->target, errp) ||
                             !node_wait_unreserved(backend_edge(b)->target, errp))) {
         return false;
     }
+    if (backend_find(id) != b) { /* another console was faster */
+        return device_not_found(id, errp);
+    }
     drive_forget(id);
     if (backend_device(b)) {
+        backend_forget_name(b); /* the device keeps it, and takes it along if it goes */
         backend_eject(b);
-        backend_forget_name(b); /* the device keeps it */
     } else {
         backend_free(b);
     }
