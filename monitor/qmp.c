@@ -141,6 +141,7 @@ static void coroutine_fn execute(void *opaque)
 
     g_free(opaque);
     lane->running = co_self();
+    co_set_purpose(lane);
     lane->fds = x.request->fds;
     if (x.request->err) {
         reply = qapi_error_reply(x.request->err, NULL);
@@ -226,15 +227,15 @@ static void advance(QmpSession *s)
 
 static Lane *current_lane(void)
 {
-    Coroutine *co = co_self();
+    const void *purpose = co_purpose();
 
-    for (guint i = 0; sessions && co && i < sessions->len; i++) {
+    for (guint i = 0; sessions && purpose && i < sessions->len; i++) {
         QmpSession *s = g_ptr_array_index(sessions, i);
 
-        if (s->in_band.running == co) {
+        if (purpose == &s->in_band && s->in_band.running) {
             return &s->in_band;
         }
-        if (s->out_of_band.running == co) {
+        if (purpose == &s->out_of_band && s->out_of_band.running) {
             return &s->out_of_band;
         }
     }

@@ -87,6 +87,7 @@ struct __attribute__((aligned(64))) Coroutine {
     Loop *loop;
     CoroutineFn *fn; /* NULL: has ended */
     void *opaque;
+    const void *purpose;
     _Atomic bool queued; /* between co_wake() and the resumption */
     Coroutine *next_pooled;
 #ifdef CONFIG_VALGRIND
@@ -247,6 +248,16 @@ static void run_item(LoopItem *item)
     resume(co);
 }
 
+void co_set_purpose(const void *purpose)
+{
+    current->purpose = purpose;
+}
+
+const void *co_purpose(void)
+{
+    return current ? current->purpose : NULL;
+}
+
 void co_start(CoroutineFn *fn, void *opaque)
 {
     Coroutine *co = pool_take();
@@ -260,6 +271,7 @@ void co_start(CoroutineFn *fn, void *opaque)
     co->item.run = run_item;
     co->fn = fn;
     co->opaque = opaque;
+    co->purpose = co_purpose();
     resume(co);
 }
 

@@ -14,6 +14,9 @@
 #include "qapi-types.h"
 #include <string.h>
 
+#define REMOVAL_WAIT_NS (INT64_C(500) * 1000000)
+#define REMOVAL_STEP_NS (INT64_C(1) * 1000000)
+
 static GPtrArray *exports; /* Export *, oldest first */
 static GPtrArray *waiters; /* Coroutine *: for any export to be gone */
 
@@ -219,6 +222,16 @@ static void start_removal(Export *e)
     }
 }
 
+static bool is_there(const Export *e)
+{
+    for (guint i = 0; i < exports->len; i++) {
+        if (g_ptr_array_index(exports, i) == e) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool coroutine_fn export_del(const char *id, bool hard, Error **errp)
 {
     Export *e = export_find(id);
@@ -238,6 +251,10 @@ bool coroutine_fn export_del(const char *id, bool hard, Error **errp)
         return false;
     }
     start_removal(e);
+    /* Clients take it that the name is free with the reply.  Requests that hang may take longer; then the event tells. */
+    for (int64_t end = clock_ns() + REMOVAL_WAIT_NS; is_there(e) && clock_ns() < end;) {
+        co_sleep_ns(REMOVAL_STEP_NS);
+    }
     return true;
 }
 
@@ -276,7 +293,8 @@ BlockExportInfoList *export_query(void)
 {
     BlockExportInfoList *list = NULL, **tail = &list;
 
-    for (guint i = 0; exports && i < exports->len; i++) {
+    /* Newest first. */
+    for (guint i = exports ? exports->len : 0; i-- > 0;) {
         const Export *e = g_ptr_array_index(exports, i);
         BlockExportInfo *info;
 

@@ -13,6 +13,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
+/* How much of a name an answer repeats. */
+#define SHOWN_NAME 80
+
 typedef struct __attribute__((packed)) OptionHeader {
     uint64_t magic;
     uint32_t option, length;
@@ -52,7 +55,9 @@ static int coroutine_fn reply_error(NbdConn *c, uint32_t option, uint32_t type, 
 
 static int coroutine_fn reply_unknown(NbdConn *c, uint32_t option, const char *name)
 {
-    g_autofree char *text = g_strdup_printf("export '%s' not present", name);
+    bool longer = strlen(name) > SHOWN_NAME;
+    g_autofree char *text =
+        g_strdup_printf("export '%.*s%s' not present", SHOWN_NAME, name, longer ? "..." : "");
 
     return reply_error(c, option, NBD_REP_ERR_UNKNOWN, text);
 }

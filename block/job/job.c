@@ -14,6 +14,7 @@
  *  J4  of a group either every job commits or none does.  Of those that succeed, the newest commits first.
  */
 #include "job-internal.h"
+#include "block/driver.h"
 #include "qapi-events.h"
 #include "qapi-types.h"
 #include <string.h>
@@ -314,6 +315,21 @@ bool job_resume(Job *j, Error **errp)
     return true;
 }
 
+/* A target that is waited for keeps a cancelled job, for nothing. */
+static void stop_waiting_for_targets(const Job *j)
+{
+    for (guint i = 0; i < j->edges->len; i++) {
+        const Edge *e = g_ptr_array_index(j->edges, i);
+
+        for (Node *n = e->perm & PERM_WRITE ? e->target : NULL; n;
+             n = n->file ? n->file->target : NULL) {
+            if (n->driver->stop_waiting) {
+                n->driver->stop_waiting(n);
+            }
+        }
+    }
+}
+
 void job_cancel_async(Job *j, bool force)
 {
     if (!force && j->driver->soft_cancel && j->driver->soft_cancel(j)) {
@@ -325,6 +341,9 @@ void job_cancel_async(Job *j, bool force)
     j->user_paused = false;
     j->ending = true;
     atomic_store(&j->cancelled, true);
+    if (!atomic_load(&j->soft)) {
+        stop_waiting_for_targets(j);
+    }
     job_release_all(j);
 }
 

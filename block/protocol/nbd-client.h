@@ -104,6 +104,8 @@ bool coroutine_fn nbd_client_start(NbdClient *c, int64_t open_ns, NbdFacts *ret_
                                    Error **errp);
 /* Requests that wait fail, and so do later ones.  Any thread. */
 void nbd_client_stop(NbdClient *c);
+/* Requests that wait for a session fail now.  Any thread. */
+void nbd_client_stop_waiting(NbdClient *c);
 /* Takes leave of the server.  No request runs.  Control thread. */
 void coroutine_fn nbd_client_end(NbdClient *c);
 /* A reference to the session; waits for one (C1).  NULL: there is none. */

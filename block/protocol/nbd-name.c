@@ -138,6 +138,9 @@ char *nbd_make_name(const SocketAddress *server, const char *export)
         return *export ? g_strdup_printf("nbd+unix:///%s?socket=%s", export, server->u.q_unix.path)
                        : g_strdup_printf("nbd+unix://?socket=%s", server->u.q_unix.path);
     case SOCKET_ADDRESS_TYPE_INET:
+        if (server->u.inet.has_ipv4 || server->u.inet.has_ipv6 || server->u.inet.has_to) {
+            return NULL;
+        }
         return g_strdup_printf(
             strchr(server->u.inet.host, ':') ? "nbd://[%s]:%s%s%s" : "nbd://%s:%s%s%s",
             server->u.inet.host, server->u.inet.port, *export ? "/" : "", export);

@@ -284,7 +284,11 @@ static void coroutine_fn keep_session(NbdClient *c, NbdSession *s)
             log_info("node '%s': connected to NBD server '%s' again", c->name, c->target.shown);
         }
     }
-    waiting_over(c);
+    /* None will come any more. */
+    pthread_mutex_lock(&c->lock);
+    c->stopped = true;
+    co_queue_wake_all(&c->waiting);
+    pthread_mutex_unlock(&c->lock);
 }
 
 typedef struct Opening {
@@ -349,6 +353,16 @@ bool coroutine_fn nbd_client_start(NbdClient *c, int64_t open_ns, NbdFacts *ret_
         co_group_destroy(&c->manager);
     }
     return o.ok;
+}
+
+void nbd_client_stop_waiting(NbdClient *c)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!c->session) {
+        c->wait_until = clock_ns();
+        co_queue_wake_all(&c->waiting);
+    }
+    pthread_mutex_unlock(&c->lock);
 }
 
 void nbd_client_stop(NbdClient *c)

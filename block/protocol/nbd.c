@@ -206,6 +206,11 @@ static void nbd_node_abandon(Node *n)
     nbd_client_stop(n->state);
 }
 
+static void nbd_node_stop_waiting(Node *n)
+{
+    nbd_client_stop_waiting(n->state);
+}
+
 static bool server_is_read_only(NbdClient *c)
 {
     bool ro;
@@ -248,6 +253,7 @@ const BlockDriver driver_nbd = {
     .open = nbd_node_open,
     .close = nbd_node_close,
     .abandon = nbd_node_abandon,
+    .stop_waiting = nbd_node_stop_waiting,
     .add_name_options = nbd_add_name_options,
     .reopen_prepare = nbd_reopen_prepare,
     .rw_begin = nbd_rw_begin,

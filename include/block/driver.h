@@ -129,6 +129,8 @@ struct BlockDriver {
     /* Protocols over a network: requests that wait for a peer fail, and so do later ones.  For ends that must not wait.  Control thread;
      * does not suspend. */
     void (*abandon)(Node *n);
+    /* Protocols over a network: requests that wait for a connection to be made again fail now.  Control thread; does not suspend. */
+    void (*stop_waiting)(Node *n);
     /* Protocols whose n->filename is no name of a file: the options that lead to the same disk, without "driver". */
     void (*add_name_options)(const Node *n, struct json_object *to);
 

@@ -45,6 +45,10 @@ void coroutine_fn co_reschedule(void);
 
 /* The running coroutine; NULL outside of one. */
 Coroutine *co_self(void);
+/* What the running coroutine works for, a pointer of the caller's meaning; coroutines that it starts by co_start() inherit it.  NULL: nothing, also
+ * outside of coroutines. */
+void co_set_purpose(const void *purpose);
+const void *co_purpose(void);
 /* The loop a coroutine belongs to. */
 Loop *co_loop(Coroutine *co);
 

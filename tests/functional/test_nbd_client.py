@@ -194,6 +194,51 @@ def test_filenames(daemon, images):
             == 'Could not open backing file: ' + text
 
 
+def pass_descriptor(qmp, name, fd):
+    """getfd."""
+    socket.send_fds(qmp.sock, [b'{"execute": "getfd", "arguments": {"fdname": "%s"}}' % name.encode()], [fd])
+    assert qmp.reply() == {'return': {}}
+
+
+def test_passed_descriptor(daemon, images):
+    """type fd: a name of getfd, for a child that is defined in place too; it cannot be connected again."""
+    with Nbdkit(images / 's', 'memory', '1M') as s:
+        c = Client(daemon, images, None)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(s.socket)
+            pass_descriptor(c.qmp, 'mine', sock.fileno())
+        c.qmp.cmd('blockdev-add', {'driver': 'raw', 'node-name': 'n', 'file': {'driver': 'nbd', 'reconnect-delay': 60,
+                                                                               'server': {'type': 'fd', 'str': 'mine'}}})
+        shown = json.loads(c.node()['image']['filename'][len('json:'):])
+        assert shown['file']['server'] == {'type': 'fd', 'str': 'mine'}
+        c.export('n')
+        h = c.connect()
+        h.pwrite(b'\x12' * 512, 512)
+        assert h.pread(1024, 0) == bytes(512) + b'\x12' * 512
+        s.kill()
+        start = time.monotonic()
+        with pytest.raises(nbd.Error):
+            h.pread(512, 0)
+        assert time.monotonic() - start < 5 * SLOW  # nothing to wait for
+
+
+def test_cancelled_job_does_not_wait_for_its_target(daemon, images):
+    base = img.create(images / 'a.qcow2', '8M')
+    img.qemu_io(base, 'write -P 1 0 8M')
+    with Nbdkit(images / 's', 'memory', '8M') as s:
+        c = Client(daemon, images, s.address, export=False, reconnect_delay=60)
+        c.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'a', 'file': {'driver': 'file', 'filename': str(base)}})
+        c.qmp.cmd('blockdev-mirror', {'job-id': 'j', 'device': 'a', 'target': 'n', 'sync': 'full', 'speed': MIB})
+        wait_for(lambda: c.qmp.cmd('query-block-jobs')[0]['offset'] > 0)
+        s.kill()
+        c.qmp.cmd('block-job-set-speed', {'device': 'j', 'speed': 0})
+        time.sleep(0.2)
+        start = time.monotonic()
+        c.qmp.cmd('block-job-cancel', {'device': 'j', 'force': True})
+        c.qmp.event('BLOCK_JOB_CANCELLED')
+        assert time.monotonic() - start < 5 * SLOW
+
+
 def test_errors_of_opening(daemon, images):
     c = Client(daemon, images, None)
     assert c.add_error({'type': 'unix', 'path': '/nowhere'}) == "Failed to connect to '/nowhere': No such file or directory"
