@@ -13,6 +13,7 @@
  */
 #include "block/backend.h"
 #include "block/graph.h"
+#include "block/stats.h"
 #include "qapi-types.h"
 #include <string.h>
 
@@ -59,8 +60,20 @@ static bool bears_inactive(void *opaque)
     return true;
 }
 
+static char *owner_id(void *opaque)
+{
+    const Backend *b = opaque;
+
+    return b->device ? g_strdup(b->device->qdev) : NULL;
+}
+
 static const EdgeOwner owner = {
-    .describe = describe, .name = owner_name, .bears_inactive = bears_inactive};
+    .describe = describe, .name = owner_name, .id = owner_id, .bears_inactive = bears_inactive};
+
+bool backend_owns(const Edge *e)
+{
+    return e->owner == &owner;
+}
 
 Backend *backend_find(const char *name)
 {
@@ -228,6 +241,7 @@ static bool coroutine_fn insert_locked(Backend *b, Node *n, Error **errp)
     if (!e) {
         return false;
     }
+    edge_keep_stats(e);
     b->medium = g_new0(Medium, 1);
     b->medium->backend = backend_ref(b);
     b->medium->edge = e;

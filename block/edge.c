@@ -11,6 +11,7 @@
  * An edge is freed after a grace period and only when its parent can have no request left that pinned it: detaching is for
  * parents that are idle.
  */
+#include "block/stats.h"
 #include "block/change.h"
 #include "block/count.h"
 #include "block/reopen.h"
@@ -172,7 +173,7 @@ void coroutine_fn edge_detach(Edge *e)
     /* A request that has just left may still be looking at it. */
     co_rcu_synchronize();
     g_free(e->name);
-    free(e->stats);
+    edge_stats_free(e);
     g_free(e);
     node_unref(n);
 }

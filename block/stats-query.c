@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * query-blockstats: statistics of users of disks, or of nodes, with those of the nodes below.
+ * query-blockstats: statistics of users of disks (devices, then exports), or of nodes, with those of the nodes below.
  */
 #include "block/stats.h"
+#include "block/backend.h"
 #include "node-internal.h"
 #include "qapi-types.h"
+#include <string.h>
 
 static BlockDeviceStats *stats_info(const Stats *s, bool of_edge)
 {
@@ -32,6 +34,32 @@ static BlockDeviceStats *stats_info(const Stats *s, bool of_edge)
     return i;
 }
 
+static BlockLatencyHistogramInfo *histogram_info(const Edge *e, StatKind kind)
+{
+    const Histogram *h = edge_histogram(e, kind);
+    BlockLatencyHistogramInfo *i;
+
+    if (!h) {
+        return NULL;
+    }
+    i = g_new0(BlockLatencyHistogramInfo, 1);
+    for (unsigned k = h->n + 1; k-- > 0;) {
+        uint64List *bin = g_new0(uint64List, 1);
+
+        bin->value = atomic_load_explicit(&h->bins[k], memory_order_relaxed);
+        bin->next = i->bins;
+        i->bins = bin;
+        if (k < h->n) {
+            uint64List *bound = g_new0(uint64List, 1);
+
+            bound->value = h->bounds[k];
+            bound->next = i->boundaries;
+            i->boundaries = bound;
+        }
+    }
+    return i;
+}
+
 /* Those of a node, below it its file and, for a user's disk, its backing image. */
 static BlockStats *node_info(const Node *n, bool backing)
 {
@@ -41,6 +69,7 @@ static BlockStats *node_info(const Node *n, bool backing)
 
     i->node_name = g_strdup(n->name);
     i->stats = stats_info(&s, false);
+    i->driver_specific = n->driver->stats ? n->driver->stats(n) : NULL;
     i->parent = n->file ? node_info(n->file->target, backing) : NULL;
     i->backing = b && backing ? node_info(b->target, true) : NULL;
     return i;
@@ -55,7 +84,48 @@ static BlockStats *edge_info(const Edge *e)
     i->qdev = e->owner->id ? e->owner->id(e->owner_opaque) : NULL;
     qapi_free_BlockDeviceStats(i->stats);
     i->stats = stats_info(&s, true);
+    i->stats->rd_latency_histogram = histogram_info(e, STAT_READ);
+    i->stats->wr_latency_histogram = histogram_info(e, STAT_WRITE);
+    i->stats->flush_latency_histogram = histogram_info(e, STAT_FLUSH);
     return i;
+}
+
+/* A device without a medium. */
+static BlockStats *empty_info(const Backend *b)
+{
+    BlockStats *i = g_new0(BlockStats, 1);
+    Stats none = {0};
+
+    i->device = g_strdup(backend_name(b));
+    i->qdev = backend_device(b) ? g_strdup(backend_device(b)->qdev) : NULL;
+    i->stats = stats_info(&none, true);
+    return i;
+}
+
+static bool is_called(const Edge *e, const char *id)
+{
+    g_autofree char *own = e->owner->id ? e->owner->id(e->owner_opaque) : NULL,
+                    *name = e->owner->name ? e->owner->name(e->owner_opaque) : NULL;
+
+    return g_strcmp0(own, id) == 0 || (name && *name && strcmp(name, id) == 0);
+}
+
+Edge *stats_find_user(const char *id)
+{
+    g_autoptr(GPtrArray) nodes = node_list();
+
+    for (guint i = 0; i < nodes->len; i++) {
+        const Node *n = g_ptr_array_index(nodes, i);
+
+        for (guint j = 0; j < n->parents->len; j++) {
+            Edge *e = g_ptr_array_index(n->parents, j);
+
+            if (e->stats && is_called(e, id)) {
+                return e;
+            }
+        }
+    }
+    return NULL;
 }
 
 static BlockStatsList **append(BlockStatsList **tail, BlockStats *i)
@@ -67,9 +137,16 @@ static BlockStatsList **append(BlockStatsList **tail, BlockStats *i)
 
 BlockStatsList *stats_query(bool of_nodes)
 {
-    g_autoptr(GPtrArray) nodes = node_list();
+    g_autoptr(GPtrArray) nodes = node_list(), devices = backend_list();
     BlockStatsList *list = NULL, **tail = &list;
 
+    for (guint i = 0; !of_nodes && i < devices->len; i++) {
+        const Backend *b = g_ptr_array_index(devices, i);
+
+        if (backend_name(b)[0] || backend_device(b)) {
+            tail = append(tail, backend_edge(b) ? edge_info(backend_edge(b)) : empty_info(b));
+        }
+    }
     for (guint i = 0; i < nodes->len; i++) {
         const Node *n = g_ptr_array_index(nodes, i);
 
@@ -79,7 +156,7 @@ BlockStatsList *stats_query(bool of_nodes)
         for (guint j = 0; !of_nodes && j < n->parents->len; j++) {
             const Edge *e = g_ptr_array_index(n->parents, j);
 
-            if (e->stats) {
+            if (e->stats && !backend_owns(e)) {
                 tail = append(tail, edge_info(e));
             }
         }

@@ -4,6 +4,7 @@
  */
 #include "block/stats.h"
 #include "stats-internal.h"
+#include "util/rcu.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ typedef struct StatSlot {
 
 struct EdgeStats {
     StatSlot slot[LOOP_SLOTS];
+    _Atomic(Histogram *) histogram[STAT_KINDS]; /* freed a grace period after they were replaced */
 };
 
 void edge_keep_stats(Edge *e)
@@ -24,6 +26,29 @@ void edge_keep_stats(Edge *e)
     e->stats = aligned_alloc(64, sizeof(*e->stats));
     g_assert(e->stats);
     memset(e->stats, 0, sizeof(*e->stats));
+}
+
+static void count_time(Edge *e, StatKind kind, uint64_t ns)
+{
+    const Histogram *h;
+
+    rcu_begin();
+    h = atomic_load_explicit(&e->stats->histogram[kind], memory_order_acquire);
+    if (h) {
+        unsigned low = 0, high = h->n;
+
+        while (low < high) { /* the number of bounds that are not above it */
+            unsigned mid = (low + high) / 2;
+
+            if (h->bounds[mid] <= ns) {
+                low = mid + 1;
+            } else {
+                high = mid;
+            }
+        }
+        atomic_fetch_add_explicit(&h->bins[low], 1, memory_order_relaxed);
+    }
+    rcu_end();
 }
 
 void edge_stat_end(Edge *e, const Request *r, StatKind kind, uint64_t bytes, int64_t begun_ns,
@@ -39,7 +64,56 @@ void edge_stat_end(Edge *e, const Request *r, StatKind kind, uint64_t bytes, int
         stat_add(&s->bytes[kind], bytes);
     }
     stat_add(&s->time_ns[kind], now - begun_ns);
+    if (G_UNLIKELY(atomic_load_explicit(&e->stats->histogram[kind], memory_order_relaxed))) {
+        count_time(e, kind, now - begun_ns);
+    }
     atomic_store_explicit(&s->last_ns, now, memory_order_relaxed);
+}
+
+static void histogram_free(Histogram *h)
+{
+    if (h) {
+        g_free(h->bounds);
+        g_free((void *)h->bins);
+        g_free(h);
+    }
+}
+
+bool coroutine_fn edge_set_histogram(Edge *e, StatKind kind, const uint64_t *bounds, unsigned n)
+{
+    Histogram *h = NULL, *old;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (bounds[i] <= (i ? bounds[i - 1] : 0)) {
+            return false;
+        }
+    }
+    if (n > 0) {
+        h = g_new0(Histogram, 1);
+        h->n = n;
+        h->bounds = g_memdup2(bounds, n * sizeof(*bounds));
+        h->bins = g_new0(_Atomic uint64_t, n + 1);
+    }
+    old = atomic_exchange_explicit(&e->stats->histogram[kind], h, memory_order_acq_rel);
+    if (old) {
+        co_rcu_synchronize();
+        histogram_free(old);
+    }
+    return true;
+}
+
+const Histogram *edge_histogram(const Edge *e, StatKind kind)
+{
+    return atomic_load_explicit(&e->stats->histogram[kind], memory_order_acquire);
+}
+
+void edge_stats_free(Edge *e)
+{
+    for (unsigned k = 0; e->stats && k < STAT_KINDS; k++) {
+        histogram_free(atomic_load(&e->stats->histogram[k]));
+    }
+    free(e->stats);
+    e->stats = NULL;
 }
 
 static uint64_t get(const _Atomic uint64_t *v)

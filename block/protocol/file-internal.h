@@ -29,6 +29,7 @@ typedef struct FileState {
     int fd;                     /* constant */
     _Atomic bool no_zero_range; /* the file system refused it once */
     _Atomic bool no_punch_hole;
+    _Atomic uint64_t discards, discards_failed, discarded; /* statistics: requests; bytes */
     _Atomic uint64_t shape_seq;  /* changes when an operation that frees space begins or ends */
     pthread_mutex_t status_lock; /* protects: */
     uint64_t data_start, data_end, data_seq; /* a range of data, as of shape_seq == data_seq */
@@ -55,6 +56,9 @@ static inline FileState *file_state(const Node *n)
 {
     return n->state;
 }
+
+/* ---- file-stats.c ---- */
+struct BlockStatsSpecific *file_stats(const Node *n);
 
 /* ---- file-perm.c ---- */
 int file_open_flags(const Node *n, bool writable);

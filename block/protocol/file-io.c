@@ -202,8 +202,17 @@ int coroutine_fn file_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uin
 
 int coroutine_fn file_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes)
 {
+    FileState *s = n->state;
+    int ret = punch_hole(s, offset.v, bytes);
+
     (void)r;
-    return punch_hole(n->state, offset.v, bytes);
+    if (ret == 0) {
+        atomic_fetch_add_explicit(&s->discards, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&s->discarded, bytes, memory_order_relaxed);
+    } else {
+        atomic_fetch_add_explicit(&s->discards_failed, 1, memory_order_relaxed);
+    }
+    return ret;
 }
 
 int coroutine_fn file_truncate(Node *n, Request *r, uint64_t size, bool exact)

@@ -230,6 +230,7 @@ const BlockDriver driver_file = {
     .preadv = file_preadv,
     .pwritev = file_pwritev,
     .pwrite_zeroes = file_pwrite_zeroes,
+    .stats = file_stats,
     .pdiscard = file_pdiscard,
     .flush = file_flush,
     .identity = file_node_identity,

@@ -49,6 +49,8 @@ void coroutine_fn backend_free_all(void);
 Backend *backend_find(const char *name);    /* NULL: none of that name */
 GPtrArray *backend_list(void);              /* oldest first; free the array only */
 const char *backend_name(const Backend *b); /* "" if anonymous */
+/* Is it the edge of a backend? */
+bool backend_owns(const Edge *e);
 /* The edge that leads to the medium; NULL: none inserted. */
 Edge *backend_edge(const Backend *b);
 

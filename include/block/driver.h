@@ -137,6 +137,9 @@ struct BlockDriver {
     /* From memory, or by a call like fstat(2): must not suspend, or a query could show two states of the graph (T1). */
     bool (*facts)(Node *n, ImageFacts *ret_facts, Error **errp);
 
+    /* What the driver itself counts, for query-blockstats; NULL: nothing.  From memory. */
+    struct BlockStatsSpecific *(*stats)(const Node *n);
+
     /* Internal snapshots (internal-snapshot.h); NULL: the driver has none. */
     const struct InternalSnapshotOps *snapshots;
 

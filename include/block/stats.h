@@ -6,6 +6,8 @@
  *    for itself, beside the counts by which requests are waited for anyway.
  *  - of a root edge, for owners that want it: what one user of the disk asked for, with times.
  *
+ *    Its times can be kept as histograms, too.
+ *
  * Sums are taken while others count: a moment's requests may be missing in them.
  */
 #ifndef BLOCK_STATS_H
@@ -28,6 +30,21 @@ typedef struct Stats {
 void edge_keep_stats(Edge *e);
 Stats edge_stats(const Edge *e); /* has them */
 Stats node_stats(const Node *n);
+
+/* How long requests of a kind took: bins[i] is the number of those of at least bounds[i - 1] and less than bounds[i] (ns). */
+typedef struct Histogram {
+    unsigned n;       /* of bounds; one bin more */
+    uint64_t *bounds; /* rising, not 0 */
+    _Atomic uint64_t *bins;
+} Histogram;
+/* Begins a new one; n: 0: none any more.  False: the bounds are not as they should be.  Control thread. */
+bool coroutine_fn edge_set_histogram(Edge *e, StatKind kind, const uint64_t *bounds, unsigned n);
+/* Control thread; NULL: there is none. */
+const Histogram *edge_histogram(const Edge *e, StatKind kind);
+/* Nobody uses the edge any more. */
+void edge_stats_free(Edge *e);
+/* The user with statistics of that name or id; NULL: none. */
+Edge *stats_find_user(const char *id);
 
 struct BlockStatsList;
 /* As query-blockstats. */

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """query-blockstats and write thresholds."""
+import time
+
 import nbd
 import pytest
 
+from lib import emulator
 from lib import images as img
 
 MIB = 1 << 20
@@ -109,3 +112,66 @@ def test_write_threshold(d):
     h.pwrite(b'x' * MIB, 0)
     h.shutdown()
     assert [e for e in d.qmp.events if e['event'] == 'BLOCK_WRITE_THRESHOLD'] == [], 'once'
+
+
+def test_histograms(d):
+    set_to = 'block-latency-histogram-set'
+    h = client(d)
+
+    def shown():
+        stats = d.cmd('query-blockstats')[0]['stats']
+        return {k[:-len('_latency_histogram')]: v for k, v in stats.items() if k.endswith('_latency_histogram')}
+
+    assert shown() == {}
+    d.cmd(set_to, {'id': 'e', 'boundaries': [1, 10 ** 11, 10 ** 12]})
+    for i in range(5):
+        h.pwrite(b'x' * 512, i * 512)
+    h.pread(512, 0)
+    h.flush()
+    bounds = [1, 10 ** 11, 10 ** 12]
+    assert shown() == {'rd': {'boundaries': bounds, 'bins': [0, 1, 0, 0]}, 'wr': {'boundaries': bounds, 'bins': [0, 5, 0, 0]},
+                       'flush': {'boundaries': bounds, 'bins': [0, 1, 0, 0]}}
+    d.cmd(set_to, {'id': 'e', 'boundaries-write': [1, 2]})
+    for i in range(3):
+        h.pwrite(b'x' * 512, 0)
+    assert shown()['wr'] == {'boundaries': [1, 2], 'bins': [0, 0, 3]} and shown()['rd']['bins'] == [0, 1, 0, 0]
+    d.cmd(set_to, {'id': 'e', 'boundaries-write': [10 ** 12], 'boundaries': [7]})
+    assert shown() == {'rd': {'boundaries': [7], 'bins': [0, 0]}, 'wr': {'boundaries': [10 ** 12], 'bins': [0, 0]},
+                       'flush': {'boundaries': [7], 'bins': [0, 0]}}
+    for bad in ([3, 2], [0, 1], [5, 5]):
+        assert d.qmp.error(set_to, {'id': 'e', 'boundaries': bad}) == "Device 'e' set read boundaries fail"
+        assert d.qmp.error(set_to, {'id': 'e', 'boundaries-flush': bad}) == "Device 'e' set flush boundaries fail"
+    assert d.qmp.error(set_to, {'id': 'top'}) == "Device 'top' not found"
+    assert len(shown()) == 3
+    d.cmd(set_to, {'id': 'e'})
+    assert shown() == {}
+    h.shutdown()
+
+
+def test_discards_of_files(d):
+    h = client(d)
+
+    def shown():
+        return of_nodes(d)['file']['driver-specific']
+
+    assert shown() == {'driver': 'file', 'discard-nb-ok': 0, 'discard-nb-failed': 0, 'discard-bytes-ok': 0}
+    assert 'driver-specific' not in of_nodes(d)['top']
+    h.pwrite(b'x' * 65536, 0)
+    h.trim(65536, 0)
+    h.flush()
+    deadline = time.monotonic() + 20
+    while shown()['discard-nb-ok'] == 0 and time.monotonic() < deadline:  # clusters are given back behind the flush
+        time.sleep(0.02)
+    assert shown() == {'driver': 'file', 'discard-nb-ok': 1, 'discard-nb-failed': 0, 'discard-bytes-ok': 65536}
+    h.shutdown()
+
+
+def test_devices(images):
+    """Under an emulator's name devices are listed, with or without a medium."""
+    img.create(images / 'a.qcow2')
+    said = emulator.qmp(images, [('query-blockstats',), ('block-latency-histogram-set', {'id': 'a', 'boundaries': [10 ** 12]}),
+                                 ('human-monitor-command', {'command-line': 'qemu-io a "read 0 64k"'}), ('query-blockstats',)],
+                        '-drive', f'if=none,id=a,file={images}/a.qcow2', '-drive', 'if=none,id=b')
+    first, _, _, second = [r['return'] for r in emulator.replies(said)[:4]]
+    assert [(s['device'], s.get('node-name') is not None) for s in first] == [('a', True), ('b', False)]
+    assert second[0]['stats']['rd_bytes'] == 65536 and second[0]['stats']['rd_latency_histogram'] == {'boundaries': [10 ** 12], 'bins': [1, 0]}
