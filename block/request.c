@@ -16,7 +16,8 @@
  * of its pins shows that it decided for the old side, it decides for the old side again: that first pin keeps the change
  * unsettled, so looking at the edges' `pending` is enough to know.
  *
- * Hold.  A write that finds the change HELD is un-counted again, waits in the change's queue (hold.c) and starts over.
+ * Hold.  A write that finds the change HELD is un-counted again, waits in the change's queue (hold.c) and starts over; but not one that has come
+ * through another edge of the change, which is inside what is held.
  *
  * Gate.  A request that finds the node's gate closed, for all or for its kind, is un-counted again, waits there (gate.c) and starts over.
  *
@@ -40,6 +41,7 @@ void request_begin(Request *r, RequestKind kind)
     r->slot = loop_slot_self();
     r->npins = 0;
     r->passes_gates = false;
+    r->passes_holds = false;
     r->more = NULL;
 }
 
@@ -95,6 +97,17 @@ static bool decided_old(const Request *r, const Change *c)
     return false;
 }
 
+/* True if r has come through an edge of c already.  While c is HELD: it was let in before, and is being waited for. */
+static bool came_through(const Request *r, const Change *c)
+{
+    for (unsigned i = 0; i < r->npins; i++) {
+        if (atomic_load_explicit(&pin_at(r, i)->edge->pending, memory_order_acquire) == c) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Who is in the node already goes on: it is being waited for. */
 static bool passes_gate(const Request *r, const Node *n)
 {
@@ -143,7 +156,8 @@ again:
             count_begin(next, r->slot, counted);
             count_end(n, r->slot, counted);
             n = next;
-        } else if (state == CHANGE_HELD && kind == REQUEST_WRITE && !decided_old(r, c)) {
+        } else if (state == CHANGE_HELD && kind == REQUEST_WRITE && !r->passes_holds &&
+                   !came_through(r, c)) {
             count_begin(n, r->slot, REQUEST_READ); /* keeps n, and nobody waits for it */
             count_end(n, r->slot, counted);
             hold_wait(c, n); /* ends the read section */

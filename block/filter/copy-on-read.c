@@ -129,6 +129,7 @@ static void coroutine_fn copy_range_up(Node *n, GuestOffset offset, uint64_t byt
         Request r;
 
         request_begin(&r, REQUEST_WRITE);
+        r.passes_holds = true;
         ret = look(n, &r, guest(at), end - at, &len, &copy, &zero);
         if (ret >= 0 && copy) {
             ret = edge_copy_up(n->file, &r, guest(at), len, zero, false);

@@ -367,6 +367,14 @@ static bool check_rest(const MirrorSpec *s, Node *source, Node *target, Error **
         error_set(errp, ERROR_INVALID, source->name, "mirror", "Can't mirror node into itself");
         return false;
     }
+    if (s->backing == MIRROR_BACKING_OF_SOURCE && s->sync == MIRROR_SYNC_MODE_NONE &&
+        mirror_find_replaced(s->replaces, source, NULL) != source) {
+        /* The target would be below the source, which it needs below it. */
+        error_set(errp, ERROR_INVALID, source->name, "mirror",
+                  "Making '%s' a backing child of '%s' would create a cycle", source->name,
+                  target->name);
+        return false;
+    }
     return true;
 }
 

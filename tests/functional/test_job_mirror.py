@@ -405,6 +405,20 @@ def test_deleted_right_after_it_was_told_to_complete(daemon, images):
     finish(d, complete=False)
 
 
+def test_replaces_under_load(daemon, images):
+    """What moves is below the disk, and writes into the disk never end: they are held with those below."""
+    chain = Chain(images, 3)
+    d = daemon(*chain.arguments(export=False), '--blockdev', 'driver=copy-on-read,node-name=f,file=n2',
+               '--nbd-server', f'addr.type=unix,addr.path={chain.socket}', '--export', 'type=nbd,id=e,node-name=f,name=disk,writable=on')
+    add_target(d, images)
+    with Load(chain.socket, ['disk'], mode='write', depth=16, range=8 * MIB) as load:
+        mirror(d, device='f', sync='full', replaces='n2')
+        finish(d)
+        load.stop()
+    assert nodes(d)['f']['children'] == [{'child': 'file', 'node-name': 't'}]
+    assert 'will be tried again' not in d.stderr()
+
+
 def test_replaces(daemon, images):
     """A node below the disk that has the same data: its users move, the disk stays."""
     chain = Chain(images, 3)
@@ -563,6 +577,9 @@ def test_drive_mirror_errors(daemon, images):
     assert error(job_id='1a') == "Invalid job ID '1a'"
     assert error(speed=-1) == "Parameter 'speed' expects a non-negative value"
     assert error(target='x:y', mode='existing') == "Unknown protocol 'x'"
+    d.cmd('blockdev-add', {'driver': 'null-co', 'node-name': 'c', 'size': SIZE})
+    d.cmd('blockdev-add', {'driver': 'copy-on-read', 'node-name': 'f', 'file': 'c'})
+    assert error(device='f', format='qcow2', replaces='c', node_name='t', sync='none') == "Making 'f' a backing child of 't' would create a cycle"
     assert path.read_text() == 'precious' and not (images / 't').exists()
     assert [p.name for p in images.iterdir() if p.name.startswith('target')] == ['target']
     assert 't' not in nodes(d)
