@@ -17,6 +17,7 @@
  * said that it is to fail the write; what the target refuses fails the write, unless the user said that it is to break the backup.
  */
 #include "backup.h"
+#include "chain.h"
 #include "../filter/cbw.h"
 #include "../node-internal.h"
 #include "backup-bitmap.h"
@@ -374,6 +375,11 @@ static bool coroutine_fn take_nodes(BackupJob *b, const BackupCommon *a, Node *s
 {
     CbwOptions o = filter_options(a, b);
 
+    if (!chain_check_active(b->target, "target", a->filter_node_name,
+                            "Could not create node: ", errp) ||
+        !chain_check_active(source, "file", a->filter_node_name, "Could not create node: ", errp)) {
+        return false;
+    }
     b->filter = cbw_filter_new(source, b->target, a->filter_node_name, &o, errp);
     return b->filter && job_add_node(&b->job, b->filter, "main node", PERM_NONE, PERM_ALL, errp) &&
            job_add_node(&b->job, b->target, "target", PERM_NONE, PERM_ALL, errp);

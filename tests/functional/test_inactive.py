@@ -233,6 +233,9 @@ def test_who_needs_an_active_node(daemon, images):
     mirror = {'device': 'hd', 'target': 'null', 'sync': 'full', 'job-id': 'j', 'filter-node-name': 'f'}
     assert d.qmp.error('blockdev-mirror', mirror) == inactive.format('backing')
     assert d.qmp.error('blockdev-mirror', {**mirror, 'device': 'null', 'target': 'hd'}) == "Permission 'write' unavailable on inactive node"
+    backup = {k: v for k, v in mirror.items()}
+    assert d.qmp.error('blockdev-backup', backup) == 'Could not create node: ' + inactive.format('file')
+    assert d.qmp.error('blockdev-backup', {**backup, 'device': 'null', 'target': 'hd'}) == 'Could not create node: ' + inactive.format('target')
     d.cmd('blockdev-del', node_name='null')
     assert d.qmp.error('block_resize', {'node-name': 'hd', 'size': 8 * MIB}) == "Permission 'resize' unavailable on inactive node"
     assert d.qmp.error('change-backing-file', {'device': 'hd', 'image-node-name': 'hd', 'backing-file': 'x'})

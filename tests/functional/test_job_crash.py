@@ -264,3 +264,56 @@ def test_create_fault(tmp_path, fmt):
     _, count = create_fault(tmp_path / '0', fmt, 0, errno.EIO)
     for k in range(1, count + 1) if LONG else sorted(random.sample(range(1, count + 1), min(POINTS, count))):
         create_fault(tmp_path / str(k), fmt, k, random.choice((errno.EIO, errno.ENOSPC)))
+
+
+def grouped_fault(path, k):
+    """Two backups that finalize together, one call fails: both succeed, or one fails and the other is cancelled, and nothing stays held."""
+    path.mkdir()
+    crash = CrashPoint(path, os.environ['CRASHSHIM'])
+    for i in range(2):
+        img.create(path / f'disk{i}', '2M')
+        img.qemu_io(path / f'disk{i}', f'write -P {i + 1} 0 1M')
+        img.create(path / f'target{i}', '2M')
+    d = Daemon([a for name in ('disk0', 'disk1', 'target0', 'target1') for a in (
+        '--blockdev', f'driver=qcow2,node-name={name},file.driver=file,file.filename={path / name}')], directory=path, env=crash.environment())
+    actions = [{'type': 'blockdev-backup', 'data': {'device': f'disk{i}', 'target': f'target{i}', 'sync': 'full', 'job-id': f'j{i}',
+                                                    'auto-dismiss': False}} for i in range(2)]
+    try:
+        crash.arm(fail_at=k, error=errno.EIO)
+        error = None
+        try:
+            d.cmd('transaction', {'actions': actions, 'properties': {'completion-mode': 'grouped'}})
+            for i in range(2):
+                wait_status(d, f'j{i}', 'concluded')
+            errors = [error_of(d, f'j{i}') for i in range(2)]
+            ends = sorted('BLOCK_JOB_CANCELLED' if 'BLOCK_JOB_CANCELLED' in events_of(d, f'j{i}') else errors[i] or '' for i in range(2))
+            assert ends == ['', ''] or (ends[0] == 'BLOCK_JOB_CANCELLED' and ends[1].endswith(os.strerror(errno.EIO))), ends
+            error = ends[1]
+            for i in range(2):
+                d.cmd('job-dismiss', id=f'j{i}')
+        except QmpError as e:
+            error = str(e)
+        count = crash.count
+        crash.disarm()
+        assert d.cmd('query-jobs') == []
+        for i in range(2):
+            d.cmd('blockdev-del', node_name=f'disk{i}')
+            d.cmd('blockdev-del', node_name=f'target{i}')
+        if not error:
+            for i in range(2):
+                assert img.contents(path / f'disk{i}', 2 * MIB) == img.contents(path / f'target{i}', 2 * MIB)
+        return count, error
+    except BaseException:
+        print(f'# call {k} fails', file=sys.stderr)
+        raise
+    finally:
+        if d.alive():
+            d.kill()
+        crash.close()
+
+
+def test_grouped_fault(tmp_path):
+    count, error = grouped_fault(tmp_path / '0', 0)
+    assert not error
+    errors = {grouped_fault(tmp_path / str(k), k)[1] for k in (range(1, count + 1) if LONG else random.sample(range(1, count + 1), min(POINTS, count)))}
+    assert not LONG or any(errors)
