@@ -5,6 +5,7 @@ that was written since it began; never less.
 
 A sample of the calls is tried; STRESS_POINTS=n tries n of them, STRESS_LONG=1 every one.
 """
+import errno
 import os
 import random
 import sys
@@ -16,7 +17,7 @@ import pytest
 from lib import images as img
 from lib.daemon import Daemon
 from lib.powerfail import CrashPoint, power_failure
-from lib.qmp import QmpClosed
+from lib.qmp import QmpClosed, QmpError
 
 LONG = os.environ.get('STRESS_LONG')
 POINTS = int(os.environ.get('STRESS_POINTS', '12'))
@@ -40,6 +41,7 @@ class Life:
                         env=self.crash.environment())
         self.d.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': f'{directory}/nbd.sock'}}})
         self.wrote = {1}
+        self.errors, self.fails = [], False
 
     def write(self, granule):
         self.d.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'a', 'writable': True})
@@ -52,18 +54,27 @@ class Life:
         self.d.cmd('block-export-del', {'id': 'e', 'mode': 'hard'})
         self.d.qmp.event('BLOCK_EXPORT_DELETED')
 
-    def live(self):
-        """True: to the end."""
+    def live(self, close=True):
+        """True: to the end.  A command that fails is told and the next one comes."""
+        steps = [lambda: self.d.cmd('blockdev-add', self.options),
+                 lambda: self.write(7),
+                 lambda: self.d.cmd('block-dirty-bitmap-remove', {'node': 'a', 'name': 'other'}),
+                 lambda: self.d.cmd('blockdev-reopen', options=[{**self.options, 'read-only': True}]),
+                 lambda: self.d.cmd('blockdev-reopen', options=[{**self.options, 'read-only': False}]),
+                 lambda: self.write(30),
+                 lambda: self.write(9)]
+        if close:
+            steps.append(lambda: self.d.cmd('blockdev-del', node_name='a'))
         try:
-            self.d.cmd('blockdev-add', self.options)
-            self.write(7)
-            self.d.cmd('block-dirty-bitmap-remove', {'node': 'a', 'name': 'other'})
-            self.d.cmd('blockdev-reopen', options=[{**self.options, 'read-only': True}])
-            self.d.cmd('blockdev-reopen', options=[{**self.options, 'read-only': False}])
-            self.write(9)
-            self.d.cmd('blockdev-del', node_name='a')
+            for step in steps:
+                try:
+                    step()
+                except QmpError as e:
+                    self.errors.append(str(e))
             return True
         except (QmpClosed, nbd.Error, OSError, AssertionError):
+            if self.fails:
+                return False
             assert self.d.process.wait(30) == -9, self.d.stderr()
             return False
 
@@ -93,6 +104,7 @@ class Life:
 @pytest.fixture
 def image(images):
     path = img.create(images / 'base', '16M')
+    img.run('qemu-io', '-f', 'qcow2', '-c', f'write -P 0x30 {30 * G} 64k', path)  # written to in place later, and without a mark until then
     with Daemon() as d:
         d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'a', 'file': {'driver': 'file', 'filename': str(path)}})
         for name in ('x', 'other'):
@@ -125,4 +137,29 @@ def test_at_any_call(images, image, power):
             life.d.kill()
             power_failure(life.crash, life.directory, random.Random(k))
         life.end()
+        life.judge()
+
+
+@pytest.mark.parametrize('error', (errno.EIO, errno.ENOSPC), ids=('EIO', 'ENOSPC'))
+def test_any_call_fails(images, image, error):
+    """Commands fail or the log tells; the bitmap is never less than what was written."""
+    first = Life(images / 'whole', image)
+    first.crash.arm()
+    assert first.live() and not first.errors
+    calls = first.crash.count
+    first.end()
+    points = range(1, calls + 1) if LONG else sorted(random.sample(range(1, calls + 1), min(POINTS, calls)))
+    print(f'{calls} calls; tried: {list(points)}', file=sys.stderr)
+    for k in points:
+        life = Life(Path(images) / f'at{k}', image)
+        life.crash.arm(fail_at=k, error=error)
+        life.fails = True
+        # Closed, or killed when it has been writable again.
+        close = (k + (error == errno.EIO)) % 2
+        life.live(close)
+        if close:
+            life.d.stop()
+        else:
+            life.d.kill()
+        life.crash.close()
         life.judge()

@@ -173,19 +173,21 @@ static int coroutine_fn make_durable(Qcow2 *q, Request *r)
 }
 
 /* The header refers to it. */
-static int coroutine_fn refer(Qcow2 *q, Request *r, const Update *u)
+static int coroutine_fn refer(Qcow2 *q, Request *r, const Update *u, bool *ret_tried)
 {
     DirectoryExtension e = {
         .count = u->next->len, .bytes = directory_bytes(u->next), .offset = u->place};
     uint8_t data[DIRECTORY_EXTENSION_BYTES];
 
     directory_extension_build(&e, data);
-    return header_write_bitmaps(q, r, e.count > 0 ? data : NULL);
+    return header_write_bitmaps(q, r, e.count > 0 ? data : NULL, ret_tried);
 }
 
 /* Frees u. */
 static int coroutine_fn update_end(Qcow2 *q, Request *r, Update *u, int ret)
 {
+    bool tried = false;
+
     if (ret == 0) {
         ret = write_directory(q, r, u);
     }
@@ -197,7 +199,8 @@ static int coroutine_fn update_end(Qcow2 *q, Request *r, Update *u, int ret)
             note(u->old, q->directory.v >> q->cluster_bits,
                  div_up(directory_bytes(q->stored), q->cluster_size));
         }
-        ret = refer(q, r, u);
+        ret = refer(q, r, u, &tried);
+        q->directory_unsure = ret < 0 && (tried || q->directory_unsure);
     }
     if (ret == 0) {
         pthread_mutex_lock(&q->lock);
@@ -207,7 +210,9 @@ static int coroutine_fn update_end(Qcow2 *q, Request *r, Update *u, int ret)
         bitmaps_note_ranges(q);
         pthread_mutex_unlock(&q->lock);
     }
-    give_back(q, r, ret == 0 ? u->old : u->taken);
+    if (ret == 0 || !tried) {
+        give_back(q, r, ret == 0 ? u->old : u->taken);
+    } /* else the file refers to one or the other: both stay */
     g_clear_pointer(&u->next, g_ptr_array_unref);
     g_array_free(u->taken, true);
     g_array_free(u->old, true);
@@ -313,13 +318,11 @@ static int coroutine_fn write_in_place(Qcow2 *q, Request *r, const GPtrArray *en
     return ret < 0 ? ret : edge_flush(q->file, r);
 }
 
-bool coroutine_fn bitmaps_mark_in_use(Qcow2 *q, Request *r, Error **errp)
+/* The present entries, each with the flag.  True: one did not have it. */
+static bool copy_in_use(const Qcow2 *q, GPtrArray *next)
 {
-    GPtrArray *next = stored_bitmaps_new();
     bool changed = false;
-    int ret = 0;
 
-    co_mutex_lock(&q->bitmap_lock);
     for (guint i = 0; i < q->stored->len; i++) {
         StoredBitmap *b = stored_bitmap_copy(g_ptr_array_index(q->stored, i));
 
@@ -327,7 +330,15 @@ bool coroutine_fn bitmaps_mark_in_use(Qcow2 *q, Request *r, Error **errp)
         b->flags |= BITMAP_IN_USE;
         g_ptr_array_add(next, b);
     }
-    if (changed) {
+    return changed;
+}
+
+static int coroutine_fn mark_in_place(Qcow2 *q, Request *r)
+{
+    GPtrArray *next = stored_bitmaps_new();
+    int ret = 0;
+
+    if (copy_in_use(q, next)) {
         ret = write_in_place(q, r, next);
     }
     if (ret == 0) {
@@ -338,8 +349,25 @@ bool coroutine_fn bitmaps_mark_in_use(Qcow2 *q, Request *r, Error **errp)
         pthread_mutex_unlock(&q->lock);
         next = before;
     }
-    co_mutex_unlock(&q->bitmap_lock);
     g_ptr_array_unref(next);
+    return ret;
+}
+
+bool coroutine_fn bitmaps_mark_in_use(Qcow2 *q, Request *r, Error **errp)
+{
+    Update u;
+    int ret;
+
+    co_mutex_lock(&q->bitmap_lock);
+    if (q->directory_unsure) {
+        /* Nobody knows which directory the file has: it gets another one. */
+        update_begin(&u);
+        (void)copy_in_use(q, u.next);
+        ret = update_end(q, r, &u, 0);
+    } else {
+        ret = mark_in_place(q, r);
+    }
+    co_mutex_unlock(&q->bitmap_lock);
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "bitmap",
                         "Could not mark the bitmaps of node '%s' as being in use", q->node->name);

@@ -156,8 +156,8 @@ static int coroutine_fn write_steps(Qcow2 *q, Request *r, const uint8_t *from, u
 }
 
 /* With header_lock.  Extensions, backing strings and autoclear bits of `next` take the place of the present ones; next->backing_offset is chosen here.
- * Memory is the caller's to change. */
-static int coroutine_fn replace_header(Qcow2 *q, Request *r, Qcow2Header *next)
+ * Memory is the caller's to change.  *ret_tried: on failure the file may have either, else the present ones. */
+static int coroutine_fn replace_header(Qcow2 *q, Request *r, Qcow2Header *next, bool *ret_tried)
 {
     g_autofree uint8_t *from = g_malloc0(q->cluster_size), *to = g_malloc0(q->cluster_size);
     size_t name_len = next->backing_file ? strlen(next->backing_file) : 0;
@@ -180,6 +180,7 @@ static int coroutine_fn replace_header(Qcow2 *q, Request *r, Qcow2Header *next)
         memcpy(to, from, len);
         memset(to + next->header_length, 0, used - next->header_length);
         header_build(next, to);
+        *ret_tried = true;
         ret = write_steps(q, r, from, to, next->backing_offset, moves ? name_len : 0, used);
     }
     return ret;
@@ -189,11 +190,12 @@ static int coroutine_fn update_backing(Qcow2 *q, Request *r, const char *file, c
                                        Error **errp)
 {
     Qcow2Header next = q->header; /* shares its extensions */
+    bool tried = false;
     int ret;
 
     next.backing_file = (char *)file;
     next.backing_format = file ? (char *)format : NULL;
-    ret = replace_header(q, r, &next);
+    ret = replace_header(q, r, &next, &tried);
     if (ret == -ENOSPC) {
         error_set(errp, ERROR_NO_SPACE, q->node->name, "backing", "Backing file name too long");
         return ret;
@@ -257,7 +259,8 @@ static GArray *extensions_with_bitmaps(const Qcow2 *q, HeaderExtension *bitmaps)
     return list;
 }
 
-int coroutine_fn header_write_bitmaps(Qcow2 *q, Request *r, const uint8_t *extension)
+int coroutine_fn header_write_bitmaps(Qcow2 *q, Request *r, const uint8_t *extension,
+                                      bool *ret_tried)
 {
     HeaderExtension e = {.type = EXT_BITMAPS, .len = 24};
     Qcow2Header next;
@@ -269,7 +272,7 @@ int coroutine_fn header_write_bitmaps(Qcow2 *q, Request *r, const uint8_t *exten
     next.extensions = extensions_with_bitmaps(q, extension ? &e : NULL);
     next.autoclear =
         extension ? next.autoclear | AUTOCLEAR_BITMAPS : next.autoclear & ~AUTOCLEAR_BITMAPS;
-    ret = replace_header(q, r, &next);
+    ret = replace_header(q, r, &next, ret_tried);
     if (ret == 0) {
         for (guint i = 0; i < q->header.extensions->len; i++) {
             HeaderExtension *old = &g_array_index(q->header.extensions, HeaderExtension, i);

@@ -204,7 +204,8 @@ typedef struct Qcow2 {
     CoMutex bitmap_lock; /* before all other locks of the driver */
     GPtrArray
         *stored; /* StoredBitmap *, as the file has them; control thread, changed with both locks */
-    HostOffset directory;  /* where it lies, if there are any */
+    HostOffset directory;  /* where it lies, if there are any ... */
+    bool directory_unsure; /* ... or somewhere else: a header write failed */
     GPtrArray *loaded;     /* UserBitmap *, which the node does not have yet */
     GArray *bitmap_ranges; /* of MetaRange; under lock */
     struct Draft *draft;   /* the snapshot that is being made; NULL: none */
@@ -514,8 +515,10 @@ void draft_free(Draft *d);
 int coroutine_fn header_write_snapshots(Qcow2 *q, Request *r, uint32_t count, HostOffset offset);
 bool coroutine_fn qcow2_set_backing_string(Node *n, const char *file, const char *format,
                                            Error **errp);
-/* The extension that says where dirty bitmaps are (24 bytes; NULL: there are none), and its autoclear bit, at once; durable on return. */
-int coroutine_fn header_write_bitmaps(Qcow2 *q, Request *r, const uint8_t *extension);
+/* The extension that says where dirty bitmaps are (24 bytes; NULL: there are none), and its autoclear bit, at once; durable on return.  *ret_tried
+ * becomes true if after a failure the file may have this one. */
+int coroutine_fn header_write_bitmaps(Qcow2 *q, Request *r, const uint8_t *extension,
+                                      bool *ret_tried);
 int coroutine_fn header_write_bits(Qcow2 *q, Request *r, uint64_t incompatible, uint64_t autoclear);
 /* Size, and where the L1 and the refcount table are: one sector; durable on return. */
 int coroutine_fn header_write_tables(Qcow2 *q, Request *r, uint64_t size, const Table *l1,
