@@ -36,6 +36,15 @@ struct Backend {
 };
 
 static GPtrArray *backends; /* oldest first */
+static unsigned media;      /* that are in, or pinned */
+static Coroutine *waiter;   /* for the last of them to go; NULL: nobody */
+
+static void wake_waiter(void)
+{
+    if (waiter) {
+        co_wake(g_steal_pointer(&waiter));
+    }
+}
 
 static char *describe(void *opaque)
 {
@@ -154,11 +163,27 @@ bool backend_is_gone(const Backend *b)
     return b->gone;
 }
 
-void coroutine_fn backend_free_all(void)
+static void wait_timeout(void *opaque)
 {
+    (void)opaque;
+    wake_waiter();
+}
+
+bool coroutine_fn backend_free_all(int64_t deadline_ns)
+{
+    Timer timer;
+
     while (backends && backends->len > 0) {
         backend_free(g_ptr_array_index(backends, backends->len - 1));
     }
+    if (media > 0) { /* requests of consoles */
+        waiter = co_self();
+        timer_init(&timer, wait_timeout, NULL);
+        timer_arm(&timer, deadline_ns);
+        co_yield();
+        timer_cancel(&timer);
+    }
+    return media == 0;
 }
 
 GPtrArray *backend_list(void)
@@ -205,6 +230,9 @@ void coroutine_fn medium_unpin(Medium *m)
         edge_detach(m->edge);
         backend_unref(m->backend);
         g_free(m);
+        if (--media == 0) {
+            wake_waiter();
+        }
     }
 }
 
@@ -246,6 +274,7 @@ static bool coroutine_fn insert_locked(Backend *b, Node *n, Error **errp)
     b->medium->backend = backend_ref(b);
     b->medium->edge = e;
     b->medium->pins = 1;
+    media++;
     return true;
 }
 

@@ -43,8 +43,8 @@ Backend *backend_ref(Backend *b);
 void backend_unref(Backend *b);
 bool backend_is_gone(const Backend *b);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Backend, backend_unref)
-/* All of them; before the graph is closed. */
-void coroutine_fn backend_free_all(void);
+/* All of them; before the graph is closed.  Waits until pinned media have gone, or clock_ns() passed the deadline: false. */
+bool coroutine_fn backend_free_all(int64_t deadline_ns);
 
 Backend *backend_find(const char *name);    /* NULL: none of that name */
 GPtrArray *backend_list(void);              /* oldest first; free the array only */

@@ -89,7 +89,9 @@ void coroutine_fn daemon_shutdown(void)
     }
     export_shutdown_all();
     device_free_all();
-    backend_free_all();
+    if (!backend_free_all(deadline)) {
+        log_warn("requests of a console have not ended; leaving without them");
+    }
     if (!graph_close_all(deadline)) {
         exit_status = 1;
     }

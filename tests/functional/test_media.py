@@ -2,6 +2,7 @@
 """Removable media: trays, ejecting, inserting, changing; only under an emulator's name."""
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -267,6 +268,19 @@ def test_requests_under_way(images, machine):
     io = subprocess.run(['qemu-io', '-r', '-f', 'qcow2', '-c', 'read -P 0x33 0 1M', str(images / 'p.qcow2')], capture_output=True,
                         text=True, check=True)
     assert 'verification failed' not in io.stdout
+
+
+def test_requests_under_way_at_the_end(images):
+    """The daemon ends when they have, and images are whole."""
+    image = make(images / 'slow.qcow2', '8M')
+    group = json.dumps({'qom-type': 'throttle-group', 'id': 'g', 'limits': {'bps-write': 1 << 20}})
+    started = time.monotonic()
+    out = emulator.console(images, ['qemu-io d "aio_write -P 0x55 0 1M"', 'qemu-io d "aio_write -P 0x66 1M 1M"'], '-object', group, '-drive',
+                           f'if=none,id=d,driver=throttle,throttle-group=g,file.driver=qcow2,file.file.filename={image}')
+    assert time.monotonic() - started > 0.5 and len(out) == 2  # they were slow
+    subprocess.run(['qemu-io', '-r', '-f', 'qcow2', '-c', 'read -P 0x55 0 1M', '-c', 'read -P 0x66 1M 1M', str(image)], check=True,
+                   stdout=subprocess.DEVNULL)
+    assert 'leak' not in subprocess.run(['qemu-img', 'check', str(image)], capture_output=True, text=True, check=True).stdout.lower()
 
 
 def test_device_removed_meanwhile(images, machine):

@@ -39,7 +39,7 @@ void coroutine_fn fuzz_daemon_take_down(void)
     g_assert_true(job_cancel_all(deadline));
     export_shutdown_all();
     device_free_all();
-    backend_free_all();
+    g_assert_true(backend_free_all(deadline));
     drive_forget_all();
     g_assert_true(graph_close_all(deadline));
     left = node_list();
