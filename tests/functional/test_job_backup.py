@@ -117,6 +117,26 @@ def test_zeroes_stay_holes(daemon, images):
     assert data <= 6 * MIB
 
 
+def test_compress(daemon, images):
+    disk = Disk(images, daemon)
+    d, h = disk.d, disk.connect()
+    disk.target('r', fmt='raw')
+    assert d.qmp.error('blockdev-backup', {'job-id': 'j', 'device': 'd', 'target': 'r', 'sync': 'full', 'compress': True}) == \
+        'Compression is not supported for this drive r'
+    path = disk.target()
+    h.pwrite(random.Random(7).randbytes(1000) * 300, 5 * MIB)
+    want = disk.contents()
+    backup(d, sync='full', compress=True, speed=4 * MIB)
+    scribble(h, random.Random(8), 20)
+    d.cmd('block-job-set-speed', device='j', speed=0)
+    finish(d)
+    h.shutdown()
+    d.stop()
+    assert img.contents(path, SIZE) == want
+    assert img.check(path)['compressed-clusters'] > 40
+    assert path.stat().st_blocks * 512 < 3 * MIB
+
+
 def add_bitmap(disk, name='b'):
     disk.d.cmd('block-dirty-bitmap-add', node='d', name=name)
 
