@@ -106,7 +106,9 @@ Cbw *cbw_of(const Node *filter);
 void cbw_filter_in_place(Node *filter);
 /* The requests that did not come through it have ended. */
 void coroutine_fn cbw_filter_settled(Node *filter);
-/* It goes; nobody uses it but by `n`, which is consumed. */
+/* Its users are users of the source again.  False: a transaction has one of both, try again later. */
+bool coroutine_fn cbw_filter_take_out(Node *filter);
+/* It goes; nobody uses it but by `filter`, which is consumed. */
 void coroutine_fn cbw_filter_drop(Node *filter);
 
 #endif

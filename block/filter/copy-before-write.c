@@ -308,26 +308,27 @@ static void coroutine_fn take_out(Node *n)
     change_free(change);
 }
 
-void coroutine_fn cbw_filter_drop(Node *n)
+bool coroutine_fn cbw_filter_take_out(Node *n)
 {
-    CbwState *s = n->state;
     bool users = false;
 
     for (guint i = 0; i < n->parents->len; i++) {
         users |= !edge_is_job(g_ptr_array_index(n->parents, i));
     }
+    /* A transaction may be about to put something between the filter and the disk. */
+    if (users && (n->reserved_by || n->file->target->reserved_by)) {
+        return false;
+    }
     if (users) {
-        /* A transaction may be about to put something between the filter and the disk. */
-        for (;;) {
-            g_autoptr(Error) err = NULL;
-
-            if (node_wait_unreserved(n, &err) && node_wait_unreserved(n->file->target, &err)) {
-                break;
-            }
-            co_sleep_ns(INT64_C(50000000));
-        }
         take_out(n);
     }
+    return true;
+}
+
+void coroutine_fn cbw_filter_drop(Node *n)
+{
+    CbwState *s = n->state;
+
     /* Here, not while it is closed: others wait for nodes that are being closed. */
     cbw_unguard(s->c);
     cbw_wait_idle(s->c);

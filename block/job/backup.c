@@ -24,6 +24,7 @@
 #include "block/backend.h"
 #include "block/graph.h"
 #include "block/io.h"
+#include "chain.h"
 #include "copy.h"
 #include "job-internal.h"
 #include "qapi-types.h"
@@ -39,7 +40,7 @@ struct BackupJob {
     BackupBitmap *bitmap; /* NULL: none */
     Copy copy;
     const Node *top; /* sync top: the last node of the layer that is copied; only compared */
-    bool copying, settled;
+    bool copying, begun, settled;
 };
 
 /* ---- arguments ---- */
@@ -307,14 +308,35 @@ static void coroutine_fn abort_backup(Job *j)
     }
 }
 
+/* Other jobs change chains too, and transactions come first. */
+static void coroutine_fn take_out(Node *filter)
+{
+    for (;;) {
+        bool done;
+
+        chain_lock();
+        done = cbw_filter_take_out(filter);
+        chain_unlock();
+        if (done) {
+            break;
+        }
+        co_sleep_ns(INT64_C(10000000));
+    }
+}
+
 static void coroutine_fn clean(Job *j)
 {
     BackupJob *b = (BackupJob *)j;
     Node *f = b->filter;
 
+    while (b->begun && !b->settled) {
+        co_sleep_ns(INT64_C(
+            5000000)); /* it was cancelled before it began; the transaction still has to tell us */
+    }
     if (b->filter) {
         job_remove_nodes(j);
         b->filter = NULL;
+        take_out(f);
         cbw_filter_drop(f);
     }
     if (b->copying) {
@@ -451,6 +473,7 @@ Node *backup_filter(const BackupJob *b)
 
 void backup_begin(BackupJob *b)
 {
+    b->begun = true;
     cbw_filter_in_place(b->filter);
     if (b->bitmap) {
         backup_bitmap_begin(b->bitmap);

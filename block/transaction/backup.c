@@ -44,8 +44,10 @@ static bool plan_bitmap(BackupAction *x, Error **errp)
             x->bitmap = NULL;
             return false;
         }
-        x->bitmap->busy++; /* later actions leave it alone */
-        x->holds_bitmap = true;
+        /* Later actions leave it alone.  (One that an earlier action makes is not there yet, and may go with that.) */
+        x->holds_bitmap =
+            x->source->real && node_bitmap_find(x->source->real, x->args->bitmap) == x->bitmap;
+        x->bitmap->busy += x->holds_bitmap;
     }
     return true;
 }
@@ -144,6 +146,7 @@ void coroutine_fn backup_action_undo(Action *a)
 {
     BackupAction *x = (BackupAction *)a;
 
+    give_back_bitmap(x);
     if (x->job) {
         backup_undo(x->job);
         x->job = NULL;
