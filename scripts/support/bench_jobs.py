@@ -17,8 +17,10 @@ def make_chain(directory, mib):
     for i, path in enumerate(names):
         path.unlink(missing_ok=True)
         images.create(path, f'{mib}M', backing=names[i - 1] if i else None)
-    images.run('qemu-io', '-f', 'qcow2', '-c', f'write -P 5 0 {mib // 2}M', '-c', f'write -P 6 {mib // 2}M {mib - mib // 2}M', names[1],
-               timeout=600)
+    commands = []
+    for at in range(0, mib, 1024):  # qemu-io takes less than 2 GiB at once
+        commands += ['-c', f'write -P {5 + at // 1024 % 200} {at}M {min(1024, mib - at)}M']
+    images.run('qemu-io', '-f', 'qcow2', *commands, names[1], timeout=600)
     subprocess.run(['sync'], check=True)
     return names
 
