@@ -57,6 +57,11 @@ static bool coroutine_fn remove_snapshot(const BlockdevSnapshotDeleteInternalSyn
                   top->driver->name, arg->device);
         return false;
     }
+    ret = keeper->driver->snapshots->check(keeper);
+    if (ret < 0) {
+        error_set_errno(errp, -ret, arg->device, "snapshot", "Failed to get a snapshot list");
+        return false;
+    }
     if (atomic_load(&keeper->read_only)) {
         error_set(errp, ERROR_PERMISSION, arg->device, "snapshot", "Device '%s' is read only",
                   arg->device);

@@ -48,6 +48,11 @@ static bool check_name(const InternalAction *ia, Error **errp)
                   "Snapshot name is too long: at most %u bytes", INTERNAL_SNAPSHOT_NAME_MAX);
         return false;
     }
+    if (ops_of(ia)->check(ia->node) < 0) {
+        error_set_errno(errp, -ops_of(ia)->check(ia->node), ia->device, "snapshot",
+                        "Failed to get a snapshot list");
+        return false;
+    }
     list = ops_of(ia)->list(ia->node);
     for (const SnapshotInfoList *l = list; l; l = l->next) {
         exists |= strcmp(l->value->name, ia->name) == 0;

@@ -25,6 +25,8 @@ struct SnapshotInfoList;
 typedef struct InternalSnapshot InternalSnapshot; /* the driver's draft */
 
 typedef struct InternalSnapshotOps {
+    /* Can this image have some?  0 or a negative errno. */
+    int (*check)(const Node *n);
     /* All of n's, in their order; from memory. */
     struct SnapshotInfoList *(*list)(const Node *n);
     /* Of one state as many as there are names (an array of char *).  0 or a negative errno.  The ids are the next free numbers. */

@@ -156,6 +156,10 @@ def test_errors(disks, daemon, images):
     assert q.error('transaction', actions=[internal('disk1', 'a'), internal('disk1', 'a')]) == \
         "Snapshot with name 'a' already exists on device 'disk1'"
     assert snapshots(disks.layers[1][0]) == []
+    img.create(images / 'data.qcow2', options=f'data_file={images}/data.raw')
+    q.cmd('blockdev-add', driver='qcow2', file={'driver': 'file', 'filename': str(images / 'data.qcow2')}, **{'node-name': 'data'})
+    for command in (make, remove):
+        assert q.error(command, device='data', name='x') == 'Failed to get a snapshot list: Operation not supported'
     # A refcount of one bit cannot say two.
     img.create(images / 'one.qcow2', options='refcount_bits=1')
     img.qemu_io(images / 'one.qcow2', 'write 0 1M')
@@ -178,6 +182,41 @@ def test_twins(disks):
     assert state(path, 'c') == bytes([17]) * (1 << 20)
     disks.daemon.stop()
     img.check(path)
+
+
+@pytest.mark.parametrize('options', ['extended_l2=on', 'compat=0.10', 'cluster_size=512', 'refcount_bits=64'])
+def test_kinds_of_images(images, daemon, options):
+    """With a stored bitmap, which goes on recording (version 3)."""
+    path = img.create(images / 'a.qcow2', '8M', options=options)
+    img.qemu_io(path, 'write -P 1 0 1M')
+    stored = 'compat' not in options
+    if stored:
+        img.run('qemu-img', 'bitmap', '--add', path, 'b')
+    d = daemon('--blockdev', f'driver=qcow2,node-name=disk0,file.driver=file,file.filename={path}',
+               '--nbd-server', f'addr.type=unix,addr.path={images}/nbd.sock', '--export', 'nbd,id=e,node-name=disk0,name=disk0,writable=on')
+    disks = type('', (), {'socket': images / 'nbd.sock'})
+    d.qmp.cmd('blockdev-snapshot-internal-sync', device='disk0', name='s')
+    write(disks, 0, 'write -P 2 4k 4k', 'write -z 64k 64k', 'write -P 3 512k 600k')
+    d.qmp.cmd('blockdev-snapshot-internal-sync', device='disk0', name='t')
+    write(disks, 0, 'write -P 4 0 2M')
+    assert state(path, 's') == bytes([1]) * (1 << 20)
+    t = state(path, 't', 2 << 20)
+    assert t[4096:8192] == bytes([2]) * 4096 and t[65536:131072] == bytes(65536) and t[512 << 10:1112 << 10] == bytes([3]) * (600 << 10)
+    d.qmp.cmd('blockdev-snapshot-delete-internal-sync', device='disk0', name='s')
+    write(disks, 0, 'read -P 4 0 2M')
+    assert state(path, 't', 2 << 20) == t
+    if stored:
+        bitmaps = next(n for n in d.qmp.cmd('query-named-block-nodes') if n['node-name'] == 'disk0')['dirty-bitmaps']
+        assert [(b['name'], b['persistent']) for b in bitmaps] == [('b', True)] and bitmaps[0]['count'] >= 2 << 20
+    d.stop()
+    img.check(path)
+    info = img.info(path)
+    assert [s['name'] for s in info['snapshots']] == ['t']
+    if stored:
+        assert [b['name'] for b in info['format-specific']['data']['bitmaps']] == ['b']
+        img.run('qemu-img', 'bitmap', '--remove', path, 'b')
+    img.run('qemu-img', 'snapshot', '-a', 't', path)
+    assert img.contents(path, 2 << 20) == t
 
 
 @pytest.mark.parametrize('what', ['abort', 'later'])

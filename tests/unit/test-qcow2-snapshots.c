@@ -36,15 +36,16 @@ typedef struct Run {
 
 typedef struct Shape {
     uint64_t cluster, size;
-    bool backing;
+    bool backing, extended;
     const char *open;
     unsigned requests, snapshots;
 } Shape;
 
 static const Shape shapes[] = {
-    {65536, 4 << 20, true, "", 120, 8},
-    {4096, 2 << 20, false, "", 150, 8},
-    {512, 1 << 20, true, ", 'l2-cache-size': 4096, 'refcount-cache-size': 1024", 100, 5},
+    {65536, 4 << 20, true, false, "", 120, 8},
+    {4096, 2 << 20, false, false, "", 150, 8},
+    {16384, 4 << 20, true, true, "", 120, 6},
+    {512, 1 << 20, true, false, ", 'l2-cache-size': 4096, 'refcount-cache-size': 1024", 100, 5},
 };
 
 /* ---- taking them ---- */
@@ -152,6 +153,7 @@ static void coroutine_fn make_image(Story *s, const Shape *shape)
         .cluster_size = shape->cluster,
         .backing_file = shape->backing ? base : NULL,
         .backing_format = shape->backing ? "raw" : NULL,
+        .extended_l2 = shape->extended,
     };
     g_autofree uint8_t *data = g_malloc0(shape->size);
     g_autoptr(Error) err = NULL;

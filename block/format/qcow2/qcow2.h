@@ -308,6 +308,11 @@ typedef struct L2Entry {
         bits; /* extended entries: 32 times "has data" (low), 32 times "reads as zeroes"; else 0 */
 } L2Entry;
 
+/* Words of an entry in a table. */
+static inline unsigned entry_words(const Qcow2 *q)
+{
+    return q->extended ? 2 : 1;
+}
 static inline L2Entry l2_entry(const Qcow2 *q, const Table *t, uint64_t i)
 {
     if (G_LIKELY(!q->extended)) {

@@ -145,7 +145,7 @@ void draft_table_loaded(Qcow2 *q, L2Table *l2)
     for (uint64_t i = 0; b->ours && i < d->per_table; i++) {
         if (test_bit(b->ours, i)) {
             /* Nobody sees it yet, and the file stays as it is. */
-            ((uint64_t *)l2->t.data)[i] |= htobe64(ENTRY_COPIED);
+            ((uint64_t *)l2->t.data)[i * entry_words(q)] |= htobe64(ENTRY_COPIED);
         }
     }
 }
@@ -155,6 +155,7 @@ void draft_mask(Qcow2 *q, const Table *t, uint32_t from, uint32_t bytes, void *c
     const Draft *d = q->draft;
     const unsigned long *map;
     uint64_t *e = copy, first = from / sizeof(*e), limit;
+    unsigned words_each = 1;
 
     if (t->kind == TABLE_L1) {
         map = d->tables;
@@ -162,11 +163,14 @@ void draft_mask(Qcow2 *q, const Table *t, uint32_t from, uint32_t bytes, void *c
     } else if (t->kind == TABLE_L2) {
         map = d->bits[((const L2Table *)t)->index].ours;
         limit = d->per_table;
+        words_each = entry_words(q);
     } else {
         return;
     }
-    for (uint64_t i = 0; map && i < bytes / sizeof(*e) && first + i < limit; i++) {
-        if (test_bit(map, first + i)) {
+    for (uint64_t i = 0; map && i < bytes / sizeof(*e); i++) {
+        uint64_t entry = (first + i) / words_each;
+
+        if ((first + i) % words_each == 0 && entry < limit && test_bit(map, entry)) {
             e[i] &= ~htobe64(ENTRY_COPIED);
         }
     }
@@ -197,12 +201,20 @@ static int coroutine_fn change_refs(Walk *w, ClusterIndex first, uint64_t count,
     return ret;
 }
 
+/* Under lock: what the file says of an entry changes. */
+static void mark_entry(const Draft *d, L2Table *l2, uint64_t i)
+{
+    uint32_t bytes = entry_words(d->q) * sizeof(uint64_t);
+
+    table_mark_dirty(d->q, &l2->t, i * bytes, bytes);
+}
+
 /* Under lock.  -EAGAIN: look again.  *ret_own: the table has to be ours alone first. */
 static int coroutine_fn count_entry(Walk *w, L2Table *l2, uint64_t i, bool own, bool *ret_own)
 {
     Draft *d = w->d;
     TableBits *b = &d->bits[l2->index];
-    uint64_t entry = table_entry(&l2->t, i), least;
+    uint64_t entry = l2_entry(d->q, &l2->t, i).v, least;
     ClusterIndex first = {0};
     uint64_t count = entry_clusters(d->q, entry, &first);
     int ret;
@@ -219,7 +231,7 @@ static int coroutine_fn count_entry(Walk *w, L2Table *l2, uint64_t i, bool own, 
         put_bit(b->counted, i, true);
         if (entry & ENTRY_COPIED) {
             put_bit(b->ours, i, true);
-            table_mark_dirty(d->q, &l2->t, i * sizeof(uint64_t), sizeof(uint64_t));
+            mark_entry(d, l2, i);
         }
     }
     return ret;
@@ -231,7 +243,7 @@ static int coroutine_fn uncount_entry(Walk *w, L2Table *l2, uint64_t i)
     Draft *d = w->d;
     TableBits *b = &d->bits[l2->index];
     ClusterIndex first = {0};
-    uint64_t count = entry_clusters(d->q, table_entry(&l2->t, i), &first), least;
+    uint64_t count = entry_clusters(d->q, l2_entry(d->q, &l2->t, i).v, &first), least;
     int ret;
 
     if (!test_bit(b->counted, i)) {
@@ -240,7 +252,7 @@ static int coroutine_fn uncount_entry(Walk *w, L2Table *l2, uint64_t i)
     ret = change_refs(w, first, count, -1, &least);
     if (ret == 0) {
         if (test_bit(b->ours, i)) {
-            table_mark_dirty(d->q, &l2->t, i * sizeof(uint64_t), sizeof(uint64_t));
+            mark_entry(d, l2, i);
         }
         put_bit(b->counted, i, false);
         put_bit(b->ours, i, false);
@@ -441,7 +453,7 @@ static void share_entries(const Draft *d, L2Table *l2)
 
     for (uint64_t w = 0; ours && w < words(d->per_table); w++) {
         for (unsigned long left = ours[w]; left; left &= left - 1) {
-            uint64_t i = w * WORD_BITS + (unsigned)__builtin_ctzl(left);
+            uint64_t i = (w * WORD_BITS + (unsigned)__builtin_ctzl(left)) * entry_words(d->q);
 
             atomic_store_explicit(&entries[i], entries[i] & ~htobe64(ENTRY_COPIED),
                                   memory_order_release);

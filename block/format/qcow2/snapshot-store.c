@@ -66,7 +66,7 @@ static int coroutine_fn release_table(Qcow2 *q, Request *r, HostOffset at, uint6
     ret = host_preadv(q, r, at, &v, 0);
     for (uint64_t i = 0; ret == 0 && i < UINT64_C(1) << q->l2_bits; i++) {
         ClusterIndex first = {0};
-        uint64_t count = entry_clusters(q, be64toh(buf[i]), &first);
+        uint64_t count = entry_clusters(q, be64toh(buf[i * entry_words(q)]), &first);
 
         if (count > 0 && run.count > 0 && run.first.v + run.count == first.v) {
             run.count += count;
@@ -113,7 +113,7 @@ static bool lacks_flag(const Qcow2 *q, uint64_t entry)
 /* Under lock; *at: the first of [*at, stop) that may get a flag. */
 static bool find_lacking(Qcow2 *q, const L2Table *l2, uint64_t *at, uint64_t stop)
 {
-    while (*at < stop && !lacks_flag(q, table_entry(&l2->t, *at))) {
+    while (*at < stop && !lacks_flag(q, l2_entry(q, &l2->t, *at).v)) {
         (*at)++;
     }
     return *at < stop;
@@ -122,7 +122,7 @@ static bool find_lacking(Qcow2 *q, const L2Table *l2, uint64_t *at, uint64_t sto
 /* With alloc_lock, under lock.  1: a block is missing. */
 static int flag_entry(Qcow2 *q, L2Table *l2, uint64_t i, uint64_t *ret_missing)
 {
-    uint64_t entry = table_entry(&l2->t, i), least;
+    uint64_t entry = l2_entry(q, &l2->t, i).v, least;
     ClusterIndex first;
     int ret;
 
@@ -131,7 +131,7 @@ static int flag_entry(Qcow2 *q, L2Table *l2, uint64_t i, uint64_t *ret_missing)
     }
     ret = refcount_change(q, first, 1, 0, &least, ret_missing);
     if (ret == 0 && least == 1) {
-        table_set_entry(q, &l2->t, i, entry | ENTRY_COPIED);
+        table_set_entry(q, &l2->t, i * entry_words(q), entry | ENTRY_COPIED);
     }
     return ret;
 }
@@ -284,7 +284,7 @@ static int coroutine_fn add_table(Qcow2 *q, Request *r, HostOffset at, uint64_t 
     ret = host_preadv(q, r, at, &v, 0);
     for (uint64_t i = 0; ret == 0 && i < UINT64_C(1) << q->l2_bits; i++) {
         ClusterIndex first = {0};
-        uint64_t count = entry_clusters(q, be64toh(buf[i]), &first);
+        uint64_t count = entry_clusters(q, be64toh(buf[i * entry_words(q)]), &first);
 
         if (count > 0) {
             ret = add_refs(q, r, first, count);
@@ -418,9 +418,6 @@ static int coroutine_fn snapshot_begin(Node *node, const GPtrArray *names, Inter
 
     if (atomic_load(&q->corrupt)) {
         return -EIO;
-    }
-    if (q->external || q->extended) {
-        return -ENOTSUP; /* there is one place only for each guest cluster; entries of two words are not counted here */
     }
     if (q->snapshots->len + names->len > QCOW2_MAX_SNAPSHOTS) {
         return -EFBIG;
@@ -596,6 +593,12 @@ static SnapshotInfo *info_of(const Qcow2Snapshot *s)
     return i;
 }
 
+/* In an external data file there is one place only for each guest cluster. */
+static int snapshot_check(const Node *n)
+{
+    return qcow2_of(n)->external ? -ENOTSUP : 0;
+}
+
 static SnapshotInfoList *snapshot_list(const Node *n)
 {
     const Qcow2 *q = qcow2_of(n);
@@ -661,9 +664,6 @@ static int coroutine_fn snapshot_remove(Node *n, const char *id, const char *nam
     if (atomic_load(&q->corrupt)) {
         return -EIO;
     }
-    if (q->extended) {
-        return -ENOTSUP;
-    }
     info = info_of(s);
     request_begin(&r, REQUEST_WRITE);
     err = remove_it(q, &r, s);
@@ -675,6 +675,7 @@ static int coroutine_fn snapshot_remove(Node *n, const char *id, const char *nam
 }
 
 const InternalSnapshotOps qcow2_snapshot_ops = {
+    .check = snapshot_check,
     .list = snapshot_list,
     .begin = snapshot_begin,
     .catch_up = snapshot_catch_up,

@@ -155,6 +155,7 @@ static int coroutine_fn set_entry(Qcow2 *q, Request *r, uint64_t offset, L2Entry
     if (drop) {
         drop_entry(q, old.v, DROP_OTHER);
     }
+    draft_entry_changes(q, offset >> q->cluster_bits, old.v, drop);
     l2_set_entry(q, &l2->t, i, value);
     meta_changed(q);
     pthread_mutex_unlock(&q->lock);
