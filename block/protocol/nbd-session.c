@@ -264,6 +264,7 @@ static void coroutine_fn keep_session(NbdClient *c, NbdSession *s)
 
     while (s) {
         g_autofree char *reason = NULL;
+        int64_t wait_until;
         bool stopped;
 
         if (!publish(c, s)) {
@@ -271,13 +272,16 @@ static void coroutine_fn keep_session(NbdClient *c, NbdSession *s)
         }
         reason = run_session(s);
         nbd_client_lost(c, s);
-        stopped = is_stopped(c);
+        pthread_mutex_lock(&c->lock);
+        stopped = c->stopped;
+        wait_until = c->wait_until;
+        pthread_mutex_unlock(&c->lock);
         nbd_session_unref(s);
         if (!stopped) {
             log_warn("node '%s': the connection to NBD server '%s' is lost%s%s", c->name,
                      c->target.shown, reason ? ": " : "", reason ? reason : "");
         }
-        timer_arm(&c->waiting_over, c->wait_until);
+        timer_arm(&c->waiting_over, wait_until);
         s = reconnect(c, &facts);
         timer_cancel(&c->waiting_over);
         if (s) {
