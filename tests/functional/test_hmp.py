@@ -273,6 +273,16 @@ def test_drive_mirror(images, console):
     assert (images / 'copy.raw').stat().st_size == 64 << 20
 
 
+def test_drive_backup(images, console):
+    top = make(images / 'top.qcow2')
+    subprocess.run(['qemu-io', '-c', 'write -P 3 0 8M', str(top)], check=True, stdout=subprocess.DEVNULL)
+    out = console([f'drive_backup -f d {images}/copy.raw raw', 'qemu-io d "write -P 4 0 1M"', f'drive_backup -n d {images}/no'],
+                  '-drive', f'file={top},if=none,id=d')
+    assert out[0].startswith(f"Formatting '{images}/copy.raw', fmt=raw ")
+    assert out[2] == f"Error: Could not open '{images}/no': No such file or directory\n" or 'busy' in out[2] or 'in use' in out[2]
+    assert (images / 'copy.raw').stat().st_size == 64 << 20
+
+
 # ---- by QMP ----
 
 def test_human_monitor_command(images, drive):

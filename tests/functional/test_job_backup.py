@@ -446,3 +446,50 @@ def test_drive_backup_existing_and_errors(daemon, images):
     finish(d)
     d.stop()
     assert img.contents(images / 'old', SIZE) == want
+
+
+def test_drive_backup_with_a_journal(daemon, images):
+    """The file is announced; it stays what it is over a restart, and a transaction that fails leaves nothing."""
+    disk = Disk(images, daemon, extra=('--snapshot-journal', str(images / 'journal.db')))
+    d = disk.d
+    want = disk.contents()
+    assert d.qmp.error('transaction', actions=[
+        {'type': 'drive-backup', 'data': {'job-id': 'j', 'device': 'd', 'target': str(images / 'gone'), 'sync': 'full'}},
+        {'type': 'abort', 'data': {}}]) == 'Transaction aborted using Abort action'
+    assert not list(images.glob('gone*')) and d.cmd('query-snapshot-groups') == []
+    d.qmp.events.clear()
+    drive(d, images / 'new')
+    finish(d)
+    group = d.cmd('query-snapshot-groups')[0]
+    assert group['state'] == 'settled' and group['durable']
+    assert group['members'][0]['node'] == 'd' and group['members'][0]['overlay-file'] == str(images / 'new')
+    assert 'file' not in group['members'][0]
+    d.stop()
+    assert img.contents(images / 'new', SIZE) == want
+    (images / 'new').rename(images / 'elsewhere')
+    again = daemon('--snapshot-journal', images / 'journal.db', '--blockdev',
+                   f'driver=qcow2,node-name=d,file.driver=file,file.filename={images}/d.qcow2')
+    group = again.cmd('query-snapshot-groups')[0]
+    assert group['state'] == 'settled' and group['messages'] == []
+
+
+def test_cancelled_before_it_began(daemon, images):
+    """A job whose transaction has not settled yet is cancelled: it ends when that has, and the disk goes on."""
+    disk = Disk(images, daemon)
+    d = disk.d
+    disk.target()
+    info = d.cmd('transaction-prepare', {'id': 'g', 'timeout': 60000, 'actions': [
+        {'type': 'blockdev-backup', 'data': {'device': 'd', 'target': 't', 'sync': 'full', 'job-id': 'j', 'auto-dismiss': False}}]})
+    assert info['state'] == 'prepared' and d.cmd('query-jobs')[0]['status'] == 'created'
+    d.cmd('job-cancel', id='j')
+    d.cmd('transaction-commit', id='g')
+    finish(d, error='Operation canceled')
+    assert d.cmd('query-block-exports')[0]['node-name'] == 'd'
+    d.qmp.events.clear()
+    d.cmd('transaction-prepare', {'id': 'h', 'timeout': 60000, 'actions': [
+        {'type': 'blockdev-backup', 'data': {'device': 'd', 'target': 't', 'sync': 'full', 'job-id': 'j', 'auto-dismiss': False}}]})
+    d.cmd('transaction-abort', id='h')
+    assert d.cmd('query-jobs') == []
+    backup(d, sync='full')
+    d.qmp.events.clear()
+    finish(d)
