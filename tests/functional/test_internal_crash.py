@@ -8,13 +8,14 @@ import os
 import random
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import nbd
 import pytest
 
 from lib import images
-from lib.daemon import Daemon
+from lib.daemon import SLOW, Daemon
 from lib.powerfail import CrashPoint, power_failure
 from lib.qmp import QmpClosed
 
@@ -167,3 +168,45 @@ def test_all_or_nothing(template, request, mixed, power):
         r.crash.close()
         shutil.rmtree(directory)
     assert outcomes <= {'committed', 'aborted'}
+
+
+@pytest.mark.parametrize('mixed', [False, True], ids=['alone', 'mixed'])
+def test_hung_write(template, request, mixed):
+    """While a write hangs the instant cannot be had: other writes wait for 50 ms at most, time and again, and the snapshot comes when it can."""
+    directory = request.getfixturevalue('images')
+    r = Round(directory, template, mixed)
+    with Daemon(r.arguments(), directory=r.dir, env=r.crash.environment()) as daemon:
+        hung, other = nbd.NBD(), nbd.NBD()
+        for h in (hung, other):
+            h.connect_uri(f'nbd+unix:///disk0?socket={r.socket}')
+        r.crash.arm(hold_at=1)
+        cookie = hung.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b'h' * 4096)), 1 << 20)
+        while not r.crash.held():
+            hung.poll(10)
+        replies = []
+        thread = threading.Thread(target=lambda: replies.append(r.transaction(daemon.qmp)))
+        thread.start()
+        longest, n, end = 0, 0, time.monotonic() + 0.7
+        while time.monotonic() < end:
+            before = time.monotonic()
+            other.pwrite(b'o' * 4096, (2 << 20) + 65536 * (n % 8))
+            longest = max(longest, time.monotonic() - before)
+            n += 1
+        assert not replies and n > 10
+        assert 0.02 < longest < 0.5 * SLOW, longest
+        r.crash.release()
+        thread.join(30 * SLOW)
+        assert replies == [True]
+        while not hung.aio_command_completed(cookie):
+            hung.poll(100)
+        (group,) = daemon.cmd('query-snapshot-groups')
+        assert [m['state'] for m in group['members']] == ['settled'] * r.n
+        for h in (hung, other):
+            h.shutdown()
+    raw = f'{r.base(0)}.raw'
+    images.run('qemu-img', 'convert', '-l', 'snapshot.name=snap', '-O', 'raw', r.base(0), raw)
+    with open(raw, 'rb') as f:
+        f.seek(1 << 20)
+        assert f.read(4096) == b'h' * 4096
+    images.check(r.base(0))
+    r.crash.close()

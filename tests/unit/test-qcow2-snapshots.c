@@ -254,7 +254,7 @@ static void judge(const Run *run, uint64_t t, uint64_t seed)
 
 static void coroutine_fn run_shape(const Shape *shape, uint32_t seed)
 {
-    unsigned judges = g_test_slow() ? 12 : 3;
+    unsigned judges = g_test_slow() ? 12 : 2;
     Run run = {.taken = g_array_new(false, true, sizeof(Taken)),
                .rand = g_rand_new_with_seed(seed)};
     Writers w = {.run = &run, .shape = shape, .seed = seed};
