@@ -11,6 +11,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -385,11 +386,11 @@ static void test_image(void)
 
 /* ---- syncs of a directory that several ask for ---- */
 
-static GMutex sync_lock;
-static GCond sync_changed;
-static bool sync_slow;      /* syncs wait until they may go on */
-static unsigned sync_begun; /* of directories */
-static unsigned sync_may;   /* so many may end */
+static pthread_mutex_t sync_lock = PTHREAD_MUTEX_INITIALIZER; /* which sanitizers know */
+static pthread_cond_t sync_changed = PTHREAD_COND_INITIALIZER;
+static bool sync_slow;        /* syncs wait until they may go on */
+static unsigned sync_begun;   /* of directories */
+static unsigned sync_may;     /* so many may end */
 static unsigned sync_failing; /* the how many-th fails; 0: none */
 
 int __real_fsync(int fd);
@@ -403,13 +404,13 @@ int __wrap_fsync(int fd)
     if (!sync_slow || fstat(fd, &st) < 0 || !S_ISDIR(st.st_mode)) {
         return __real_fsync(fd);
     }
-    g_mutex_lock(&sync_lock);
+    pthread_mutex_lock(&sync_lock);
     number = ++sync_begun;
-    g_cond_broadcast(&sync_changed);
+    pthread_cond_broadcast(&sync_changed);
     while (sync_may < number) {
-        g_cond_wait(&sync_changed, &sync_lock);
+        pthread_cond_wait(&sync_changed, &sync_lock);
     }
-    g_mutex_unlock(&sync_lock);
+    pthread_mutex_unlock(&sync_lock);
     if (number == sync_failing) {
         errno = EIO;
         return -1;
@@ -419,13 +420,23 @@ int __wrap_fsync(int fd)
 
 static void allow_syncs(unsigned begun, unsigned may)
 {
-    g_mutex_lock(&sync_lock);
+    pthread_mutex_lock(&sync_lock);
     while (sync_begun < begun) {
-        g_cond_wait(&sync_changed, &sync_lock);
+        pthread_cond_wait(&sync_changed, &sync_lock);
     }
     sync_may = may;
-    g_cond_broadcast(&sync_changed);
-    g_mutex_unlock(&sync_lock);
+    pthread_cond_broadcast(&sync_changed);
+    pthread_mutex_unlock(&sync_lock);
+}
+
+static unsigned syncs_begun(void)
+{
+    unsigned n;
+
+    pthread_mutex_lock(&sync_lock);
+    n = sync_begun;
+    pthread_mutex_unlock(&sync_lock);
+    return n;
 }
 
 static gpointer ask_for_sync(gpointer unused)
@@ -451,14 +462,14 @@ static void test_shared_sync(void)
             others[i] = g_thread_new("other", ask_for_sync, NULL);
         }
         g_usleep(50000);
-        g_assert_cmpuint(sync_begun, ==, 1);
+        g_assert_cmpuint(syncs_begun(), ==, 1);
         allow_syncs(1, 1);
         g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(first)), ==, fails != 1);
         allow_syncs(2, 99);
         for (unsigned i = 0; i < G_N_ELEMENTS(others); i++) {
             g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(others[i])), ==, fails != 2);
         }
-        g_assert_cmpuint(sync_begun, ==, 2);
+        g_assert_cmpuint(syncs_begun(), ==, 2);
         sync_slow = false;
     }
 }
