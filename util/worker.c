@@ -12,7 +12,8 @@
  * the processors, with guests too, and is done later than a few would be; on storage that is slow, or does not answer, all
  * of them have to wait at the same time.  So in the control pool only `eager` threads work at once as long as no job waits longer
  * than PATIENCE.  While jobs wait and so many work, one idle thread watches: it takes the job that has waited so long,
- * and has another thread watch in its place.
+ * and has another thread watch in its place.  A job that waits for another thread, not for storage or a processor, says so
+ * (worker_wait_begin()) and does not count: many that wait for one durable write shall be served by one.
  *
  * Lock: each pool's own, innermost.
  */
@@ -41,8 +42,9 @@ typedef struct Pool {
     pthread_cond_t work;
     Job *head, **tail;
     unsigned queued, threads, idle, max;
-    unsigned eager; /* threads that work at once, whether jobs have waited or not */
-    bool watched;   /* by an idle thread */
+    unsigned waiting; /* threads whose jobs wait for other threads */
+    unsigned eager;   /* threads that work at once, whether jobs have waited or not */
+    bool watched;     /* by an idle thread */
 } Pool;
 
 static Pool pools[] = {
@@ -81,10 +83,18 @@ static Pool *get_pool(WorkerPool pool)
 
 static int start_thread(Pool *p);
 
+static __thread Pool *own_pool; /* a worker's */
+
+/* With the lock. */
+static unsigned working(const Pool *p)
+{
+    return p->threads - p->idle - p->waiting;
+}
+
 /* With the lock. */
 static bool crowded(const Pool *p)
 {
-    return p->threads - p->idle >= p->eager;
+    return working(p) >= p->eager;
 }
 
 /* With the lock; jobs wait.  Sees to it that somebody takes the last one, or watches. */
@@ -107,8 +117,7 @@ static int rouse(Pool *p)
 /* With the lock.  The calling thread counts as one that works. */
 static bool may_take(const Pool *p)
 {
-    return p->head &&
-           (p->threads - p->idle <= p->eager || clock_ns() >= p->head->since + PATIENCE_NS);
+    return p->head && (working(p) <= p->eager || clock_ns() >= p->head->since + PATIENCE_NS);
 }
 
 /* The lock is held.  False: nobody needed us for so long. */
@@ -162,6 +171,7 @@ static void *worker_main(void *opaque)
 
     g_strlcpy(name, p->name, sizeof(name));
     pthread_setname_np(pthread_self(), name);
+    own_pool = p;
     pthread_mutex_lock(&p->lock);
     while ((job = next_job(p))) {
         pthread_mutex_unlock(&p->lock);
@@ -217,6 +227,31 @@ static void submit(Pool *p, Job *job)
     }
     if (inline_run) {
         job->run(job);
+    }
+}
+
+void worker_wait_begin(void)
+{
+    Pool *p = own_pool;
+
+    if (p) {
+        pthread_mutex_lock(&p->lock);
+        p->waiting++;
+        if (p->head) {
+            (void)rouse(p);
+        }
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+void worker_wait_end(void)
+{
+    Pool *p = own_pool;
+
+    if (p) {
+        pthread_mutex_lock(&p->lock);
+        p->waiting--;
+        pthread_mutex_unlock(&p->lock);
     }
 }
 

@@ -7,6 +7,7 @@
  */
 #include "file-dir.h"
 #include "block/file.h"
+#include "util/worker.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -101,7 +102,7 @@ typedef struct DirSync {
     unsigned users;
 } DirSync;
 
-static pthread_mutex_t sync_lock = PTHREAD_MUTEX_INITIALIZER; /* innermost */
+static pthread_mutex_t sync_lock = PTHREAD_MUTEX_INITIALIZER; /* outside of those of workers */
 static pthread_cond_t sync_done = PTHREAD_COND_INITIALIZER;
 static GQueue syncs = G_QUEUE_INIT; /* DirSync *: those not done, of one directory at most two */
 
@@ -136,8 +137,12 @@ static int sync_dir(int dir)
         g_queue_push_tail(&syncs, s);
     }
     s->users++;
-    while (!s->done && (s->begun || find_sync(&st, true))) {
-        pthread_cond_wait(&sync_done, &sync_lock);
+    if (find_sync(&st, true)) {
+        worker_wait_begin();
+        while (!s->done && (s->begun || find_sync(&st, true))) {
+            pthread_cond_wait(&sync_done, &sync_lock);
+        }
+        worker_wait_end();
     }
     if (!s->done) {
         s->begun = true;

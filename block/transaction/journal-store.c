@@ -14,6 +14,7 @@
  */
 #include "journal-store.h"
 #include "block/file.h"
+#include "util/worker.h"
 #include "util/log.h"
 #include <errno.h>
 #include <pthread.h>
@@ -255,11 +256,13 @@ bool store_write_blocking(StoreFn *fn, void *opaque, Error **errp)
     Job j = {.fn = fn, .opaque = opaque, .done = wake_thread};
 
     submit(&j);
+    worker_wait_begin(); /* others shall have their part in the same durable write */
     pthread_mutex_lock(&store.lock);
     while (!j.finished) {
         pthread_cond_wait(&store.finished, &store.lock);
     }
     pthread_mutex_unlock(&store.lock);
+    worker_wait_end();
     return result(&j, errp);
 }
 

@@ -29,6 +29,9 @@ void worker_submit(WorkerPool pool, WorkerFn *fn, void (*done)(void *opaque, int
 void worker_set_max(WorkerPool pool, unsigned max);
 /* How many jobs of the control pool run at once while none of them waits for long; more, up to the most, when they do. */
 unsigned worker_eager(void);
+/* Around a wait for another thread in a job: others may run meanwhile as if this one did not.  On a thread that is no worker: nothing. */
+void worker_wait_begin(void);
+void worker_wait_end(void);
 /* Threads that a pool has at the moment (tests, diagnosis). */
 unsigned worker_threads(WorkerPool pool);
 
