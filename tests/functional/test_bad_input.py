@@ -76,10 +76,14 @@ def test_locked_by_qemu_io(d, images):
 
 
 def test_unsupported_features(d, images):
-    img.run('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', f'data_file={images}/data', images / 'ext.qcow2', '1M')
-    assert 'data file' in add(d, images / 'ext.qcow2')
-    img.create(images / 'l2.qcow2', options='extended_l2=on')
-    assert 'L2' in add(d, images / 'l2.qcow2')
+    img.run('qemu-img', 'create', '-q', '-f', 'qcow2', '--object', 'secret,id=s,data=x', '-o', 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10',
+            images / 'crypt.qcow2', '1M')
+    assert 'ncrypt' in add(d, images / 'crypt.qcow2')
+    img.create(images / 'later.qcow2')
+    with open(images / 'later.qcow2', 'r+b') as f:
+        f.seek(72)
+        f.write((1 << 40).to_bytes(8, 'big'))  # an incompatible feature of the future
+    assert 'feature' in add(d, images / 'later.qcow2')
 
 
 def test_unknown_members_and_values(d, images):
