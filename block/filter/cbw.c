@@ -526,19 +526,15 @@ static void break_snapshot(Cbw *c, int err)
     }
 }
 
-int coroutine_fn cbw_before_write(Cbw *c, uint64_t offset, uint64_t bytes)
+/* Whole clusters, at most PIECE_MAX or one. */
+static int coroutine_fn before_piece(Cbw *c, uint64_t start, uint64_t end)
 {
-    uint64_t start = offset / c->cluster * c->cluster, at = start, len;
-    Before *b;
+    Before *b = g_new0(Before, 1);
     int ret;
 
-    if (bytes == 0 || cbw_error(c) < 0 || !next_run(c, &at, offset + bytes, c->cluster, &len)) {
-        return 0;
-    }
-    b = g_new0(Before, 1);
     b->c = c;
     b->offset = start;
-    b->end = MIN((offset + bytes + c->cluster - 1) / c->cluster * c->cluster, c->size);
+    b->end = end;
     b->deadline = c->o.timeout_ns ? clock_ns() + c->o.timeout_ns : -1;
     cbw_enter(c);
     co_start(copy_before, b);
@@ -548,6 +544,21 @@ int coroutine_fn cbw_before_write(Cbw *c, uint64_t offset, uint64_t bytes)
         break_snapshot(c, ret);
     }
     return cbw_error(c) < 0 ? 0 : ret;
+}
+
+int coroutine_fn cbw_before_write(Cbw *c, uint64_t offset, uint64_t bytes)
+{
+    uint64_t end = MIN((offset + bytes + c->cluster - 1) / c->cluster * c->cluster, c->size);
+    uint64_t at = offset / c->cluster * c->cluster, len;
+    int ret = 0;
+
+    /* A discard may be of all of the disk: the timeout is for each piece. */
+    while (ret == 0 && bytes > 0 && cbw_error(c) == 0 &&
+           next_run(c, &at, end, MAX(PIECE_MAX, c->cluster), &len)) {
+        ret = before_piece(c, at, at + len);
+        at += len;
+    }
+    return ret;
 }
 
 /* ---- reading what was ---- */

@@ -17,7 +17,7 @@
  *  S2  a cluster leaves todo after it is in done, and is in done when all of it is in the target.
  *  S3  a cluster that is being copied, or read by a reader of the snapshot from the source, is held: copies exclude each other and readers.
  *      Who waits for a hold does so in the order in which they came, and a write of a guest no longer than the timeout.
- *  S4  a write of a guest waits at most the timeout, whatever source and target do: the copy goes on alone and keeps its hold.  The write then fails
+ *  S4  a write of a guest waits at most the timeout (for each piece of a long one), whatever source and target do: the copy goes on alone and keeps its hold.  The write then fails
  *      or breaks the snapshot, as the options say.
  */
 #ifndef BLOCK_FILTER_CBW_H
@@ -27,7 +27,7 @@
 #include "block/dirty-bitmap.h"
 #include "block/io.h"
 
-/* Guests' writes wait so long for copies where nobody said how long (ns). */
+/* Guests' writes wait so long for copies where nobody said how long (ns), for each MiB or cluster of them. */
 #define CBW_TIMEOUT_NS (10 * INT64_C(1000000000))
 
 typedef struct Cbw Cbw;

@@ -214,3 +214,22 @@ def test_errors(daemon, images):
     with pytest.raises(nbd.Error):
         h.pread(512, 0)
     h.shutdown()
+
+
+def test_timeout_is_for_each_piece(daemon, images):
+    """A long write to a slow target: it takes longer than the timeout, and no piece of it does."""
+    f = Fleecing(images, daemon)
+    d = f.d
+    d.cmd('object-add', {'qom-type': 'throttle-group', 'id': 'g', 'limits': {'bps-write': 2 * MIB}})
+    d.cmd('blockdev-add', {'driver': 'throttle', 'node-name': 'slow', 'throttle-group': 'g', 'file': 't'})
+    d.cmd('blockdev-add', {'driver': 'copy-before-write', 'node-name': 'f', 'file': 'd', 'target': 'slow', 'cbw-timeout': 1,
+                           'on-cbw-error': 'break-snapshot'})
+    d.cmd('blockdev-add', {'driver': 'snapshot-access', 'node-name': 's', 'file': 'f'})
+    f.export('f', writable=True)
+    f.export('s')
+    h = f.connect('f')
+    began = time.monotonic()
+    h.zero(4 * MIB, 0)
+    assert time.monotonic() - began > 1.2
+    h.shutdown()
+    assert f.read('s') == f.before
