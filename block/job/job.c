@@ -315,14 +315,14 @@ bool job_resume(Job *j, Error **errp)
     return true;
 }
 
-/* A target that is waited for keeps a cancelled job, for nothing. */
+/* A target that is waited for keeps a cancelled job, for nothing.  Some jobs write by their filter's edge and hold the target by one of their own. */
 static void stop_waiting_for_targets(const Job *j)
 {
     for (guint i = 0; i < j->edges->len; i++) {
         const Edge *e = g_ptr_array_index(j->edges, i);
+        bool written = (e->perm & PERM_WRITE) || strcmp(e->name, "target") == 0;
 
-        for (Node *n = e->perm & PERM_WRITE ? e->target : NULL; n;
-             n = n->file ? n->file->target : NULL) {
+        for (Node *n = written ? e->target : NULL; n; n = n->file ? n->file->target : NULL) {
             if (n->driver->stop_waiting) {
                 n->driver->stop_waiting(n);
             }

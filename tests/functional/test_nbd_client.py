@@ -222,13 +222,14 @@ def test_passed_descriptor(daemon, images):
         assert time.monotonic() - start < 5 * SLOW  # nothing to wait for
 
 
-def test_cancelled_job_does_not_wait_for_its_target(daemon, images):
+@pytest.mark.parametrize('job', ['blockdev-mirror', 'blockdev-backup'])
+def test_cancelled_job_does_not_wait_for_its_target(daemon, images, job):
     base = img.create(images / 'a.qcow2', '8M')
     img.qemu_io(base, 'write -P 1 0 8M')
     with Nbdkit(images / 's', 'memory', '8M') as s:
         c = Client(daemon, images, s.address, export=False, reconnect_delay=60)
         c.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'a', 'file': {'driver': 'file', 'filename': str(base)}})
-        c.qmp.cmd('blockdev-mirror', {'job-id': 'j', 'device': 'a', 'target': 'n', 'sync': 'full', 'speed': MIB})
+        c.qmp.cmd(job, {'job-id': 'j', 'device': 'a', 'target': 'n', 'sync': 'full', 'speed': MIB})
         wait_for(lambda: c.qmp.cmd('query-block-jobs')[0]['offset'] > 0)
         s.kill()
         c.qmp.cmd('block-job-set-speed', {'device': 'j', 'speed': 0})
