@@ -438,7 +438,7 @@ def test_nbd_server_add(images, qmp):
     assert out[3] == {'return': {}}
     assert out[4]['error']['desc'] == "Block export id 'd' is already in use"
     assert out[5] == {'return': {}}
-    assert [e['id'] for e in out[6]['return']] == ['d', 'other']
+    assert [e['id'] for e in out[6]['return']] == ['other', 'd']  # newest first
     assert out[7] == {'return': {}}
     assert out[8]['error']['desc'] == "Export 'nosuch' is not found"
     assert out[9] == {'return': {}}
