@@ -174,7 +174,9 @@ static void undo_replaced(const Recovery *r)
     const SnapshotFileInfo *i = r->info;
 
     if (has_identity(r, r->name, &i->aside)) {
+        /* Not exchanged yet, or exchanged again by an undo that did not get further. */
         remove_aside(r, i->first_name);
+        remove_aside(r, i->aside_name);
     } else if (has_identity(r, i->aside_name, &i->aside)) {
         put_back(r, i->aside_name);
     } else if (has_identity(r, i->first_name, &i->aside)) {
