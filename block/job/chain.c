@@ -112,7 +112,7 @@ Node *chain_lookup(const char *name, Error **errp)
 {
     Node *n = node_lookup(NULL, name, errp);
 
-    return n && chain_is_filter(n) ? n->file->target : n;
+    return n ? node_skip_filters(n) : NULL;
 }
 
 bool coroutine_fn chain_add_filter(Node *n, const char *name, const char *driver, Node **ret_filter,

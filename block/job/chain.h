@@ -19,7 +19,7 @@ bool chain_contains(const Node *top, const Node *n);
 Node *chain_overlay(Node *top, const Node *n);
 /* The backing node of some node from `top` on down whose file is `name`, as written in headers or in full; NULL: none. */
 Node *chain_find_file(Node *top, const char *name);
-/* A node by name; the filter of a job stands for the node below it. */
+/* A node by name; filters stand for the node below them. */
 Node *chain_lookup(const char *name, Error **errp);
 /* Jobs work on active nodes.  what, above: what n would be to which node (NULL: one without a name of its own); prefix: what the text begins with.
  * Error: "Inactive '%s' can't be a %s child of active '%s'". */

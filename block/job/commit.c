@@ -312,7 +312,7 @@ static Node *find_device(const char *name, Error **errp)
             return NULL;
         }
     }
-    return n;
+    return n ? node_skip_filters(n) : NULL;
 }
 
 static bool not_in_chain(const Node *n, Error **errp)

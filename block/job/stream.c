@@ -265,6 +265,7 @@ static bool find_nodes(const BlockStreamArg *a, Node **ret_device, Node **ret_bo
         return false;
     }
     device = node_lookup(a->device, a->device, errp);
+    device = device ? node_skip_filters(device) : NULL;
     bottom = device ? find_bottom(a, device, errp) : NULL;
     if (!bottom) {
         return false;

@@ -370,3 +370,30 @@ def test_freed_packing_cluster_is_not_written_to(d, images):
 def test_compress_errors(d, images):
     e = d.qmp.error('blockdev-add', {'driver': 'compress', 'node-name': 'c', 'file': {'driver': 'null-co'}})
     assert e == 'Compression is not supported for underlying format: null-co'
+
+
+# ---- jobs below filters ----
+
+@pytest.mark.parametrize('name', ['cor', 'top'])
+def test_jobs_look_through_filters(d, chain, images, name):
+    """A job on a filter works on the image below, and clients of the filter go where its users go."""
+    chain()
+    h = client(d, 'cor')
+    d.cmd('block-stream', {'job-id': 's', 'device': name, 'base-node': 'base'})
+    d.qmp.event('BLOCK_JOB_COMPLETED')
+    assert layers(images / 'top')[2] == 0
+    h.pwrite(b'new' * 512, 0)
+    d.cmd('block-commit', {'job-id': 'c', 'device': name})
+    d.qmp.event('BLOCK_JOB_READY')
+    h.pwrite(b'hot' * 512, 65536)
+    d.cmd('job-complete', {'id': 'c'})
+    assert 'error' not in d.qmp.event('BLOCK_JOB_COMPLETED')['data']
+    h.pwrite(b'end' * 512, 131072)
+    for at, data in (0, b'new'), (65536, b'hot'), (131072, b'end'):
+        assert h.pread(1536, at) == data * 512
+    (cor,) = [n for n in d.cmd('query-named-block-nodes') if n['node-name'] == 'cor']
+    assert [c['node-name'] for c in cor['children'] if c['child'] == 'file'] == ['base']
+    h.shutdown()
+    d.stop()
+    img.check(images / 'base')
+    assert img.contents(images / 'base', 1536, 131072) == b'end' * 512
