@@ -20,6 +20,10 @@
 #include <errno.h>
 #include <string.h>
 
+/* The image that guests write to is one file: a write of theirs waits while one of these is under way in it. */
+#define STREAM_PIECE   (UINT64_C(128) * 1024)
+#define STREAM_WORKERS 2u
+
 typedef struct StreamJob {
     Job job;
     Node *device,
@@ -342,6 +346,8 @@ static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
         .job = &s->job,
         .scan = scan,
         .copy = copy_up,
+        .piece_max = STREAM_PIECE,
+        .workers = STREAM_WORKERS,
         .opaque = s,
         .on_error = a->has_on_error ? (JobOnError)a->on_error : JOB_ON_ERROR_REPORT,
         .on_write_error = a->has_on_error ? (JobOnError)a->on_error : JOB_ON_ERROR_REPORT,
