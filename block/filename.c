@@ -135,6 +135,36 @@ static bool backing_overridden(Node *n, const char *backing_shown)
 
 /* ---- options ---- */
 
+static struct json_object *options_of(Node *n, const char *shown);
+
+/* A quorum has no file: its children in their order, and how they vote. */
+static void add_quorum_options(const Node *n, struct json_object *to)
+{
+    const BlockdevOptionsQuorum *o = &n->options->u.quorum;
+    struct json_object *children = json_object_new_array();
+
+    for (guint i = 0; i < n->children->len; i++) {
+        Node *child = ((Edge *)g_ptr_array_index(n->children, i))->target;
+        g_autofree char *shown = node_shown_filename(child);
+
+        json_object_array_add(children, options_of(child, shown));
+    }
+    json_object_object_add(to, "children", children);
+    json_object_object_add(to, "vote-threshold", json_object_new_int64(o->vote_threshold));
+    if (o->has_blkverify) {
+        json_object_object_add(to, "blkverify", json_object_new_boolean(o->blkverify));
+    }
+    if (o->has_rewrite_corrupted) {
+        json_object_object_add(to, "rewrite-corrupted",
+                               json_object_new_boolean(o->rewrite_corrupted));
+    }
+    if (o->has_read_pattern) {
+        json_object_object_add(
+            to, "read-pattern",
+            json_object_new_string(qapi_enum_QuorumReadPattern(o->read_pattern)));
+    }
+}
+
 /* Those of the driver that decide what is in the disk; false: there are none. */
 static bool add_own_options(const Node *n, struct json_object *to)
 {
@@ -164,10 +194,11 @@ static bool add_own_options(const Node *n, struct json_object *to)
     } else if (o && o->driver == BLOCKDEV_DRIVER_COPY_ON_READ && o->u.copy_on_read.bottom) {
         json_object_object_add(to, "bottom", json_object_new_string(o->u.copy_on_read.bottom));
     }
+    if (o && o->driver == BLOCKDEV_DRIVER_QUORUM) {
+        add_quorum_options(n, to);
+    }
     return json_object_object_length(to) > 0;
 }
-
-static struct json_object *options_of(Node *n, const char *shown);
 
 /* The child that is not the backing. */
 static void add_file(const Node *n, struct json_object *to)
@@ -279,6 +310,10 @@ void node_set_filename(Node *n)
 {
     const BlockdevOptions *o = n->options;
 
+    if (o && o->driver == BLOCKDEV_DRIVER_QUORUM) {
+        n->filename = json_filename(n, false, NULL);
+        return;
+    }
     if (n->filename || !n->file) {
         return;
     }

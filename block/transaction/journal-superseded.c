@@ -270,12 +270,46 @@ static bool follow_to(const BlockdevOptions *o, const Superseded *top, BlockdevO
     return ok;
 }
 
+/* The quorum that o is or has as its file, defined in place; NULL: none. */
+static const BlockdevOptionsQuorum *quorum_of(const BlockdevOptions *o)
+{
+    for (const BlockdevRef *ref; o->driver != BLOCKDEV_DRIVER_QUORUM; o = ref->u.definition) {
+        ref = options_file(o);
+        if (!ref || ref->type != QAPI_KIND_OBJECT) {
+            return NULL;
+        }
+    }
+    return &o->u.quorum;
+}
+
+/* Of several places none is followed to an overlay: the others would be left behind. */
+static bool check_quorum(const BlockdevOptionsQuorum *q, Error **errp)
+{
+    for (const BlockdevRefList *l = q->children; l; l = l->next) {
+        const char *file = file_of_ref(l->value);
+        const Superseded *s = file ? find(file) : NULL;
+
+        if (s) {
+            error_set(errp, ERROR_BUSY, file, "open",
+                      "Disk '%s' was superseded by '%s' in snapshot group '%s': writing to it "
+                      "would damage the overlay",
+                      file, s->overlay_file, s->group);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool superseded_check(const BlockdevOptions *o, BlockdevOptions **ret_instead, Error **errp)
 {
+    const BlockdevOptionsQuorum *quorum = for_writing(o) ? quorum_of(o) : NULL;
     const char *file = for_writing(o) ? file_of(o) : NULL;
     const Superseded *s = file ? find(file) : NULL, *top;
 
     *ret_instead = NULL;
+    if (quorum) {
+        return check_quorum(quorum, errp);
+    }
     if (!s) {
         return true;
     }

@@ -260,6 +260,7 @@ extern const BlockDriver driver_nbd;
 extern const BlockDriver driver_null_aio;
 extern const BlockDriver driver_null_co;
 extern const BlockDriver driver_qcow2;
+extern const BlockDriver driver_quorum;
 extern const BlockDriver driver_raw;
 extern const BlockDriver driver_snapshot_access;
 extern const BlockDriver driver_throttle;
