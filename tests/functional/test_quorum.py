@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The driver quorum: votes, failing children, snapshots."""
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import nbd
 import pytest
@@ -142,9 +142,9 @@ def test_overlapping_writes_leave_all_children_the_same(d):
             c.pwrite(bytes([n * 50 + i % 50 + 1]) * 8192, (i * 4096) % (64 * KIB))
             c.pread(16384, 0)
 
-    threads = [threading.Thread(target=load, args=(c, n)) for n, c in enumerate(clients)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, clients, range(4)))
+    d.cmd('query-version')
     contents = [(d.dir / f'c{i}').read_bytes() for i in range(3)]
     assert contents[0] == contents[1] == contents[2]
     assert not [e for e in d.qmp.events if e['event'].startswith('QUORUM')], 'what is being written is not bad'
