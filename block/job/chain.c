@@ -108,6 +108,15 @@ bool chain_is_filter(const Node *n)
     return n->driver >= filters && n->driver < filters + G_N_ELEMENTS(filters);
 }
 
+bool chain_check_end(const Node *n, Error **errp)
+{
+    if (n->driver->is_filter) {
+        error_set(errp, ERROR_UNSUPPORTED, n->name, "job",
+                  "Node '%s' is a filter between images, through which jobs do not look", n->name);
+    }
+    return !n->driver->is_filter;
+}
+
 Node *chain_lookup(const char *name, Error **errp)
 {
     Node *n = node_lookup(NULL, name, errp);

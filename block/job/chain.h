@@ -19,6 +19,9 @@ bool chain_contains(const Node *top, const Node *n);
 Node *chain_overlay(Node *top, const Node *n);
 /* The backing node of some node from `top` on down whose file is `name`, as written in headers or in full; NULL: none. */
 Node *chain_find_file(Node *top, const char *name);
+/* A chain ends at a filter between its images, for all that these functions know.  False: n is such an end, which no job may take for the last
+ * image.  Error: "Node '…' is a filter between images, through which jobs do not look". */
+bool chain_check_end(const Node *n, Error **errp);
 /* A node by name; filters stand for the node below them. */
 Node *chain_lookup(const char *name, Error **errp);
 /* Jobs work on active nodes.  what, above: what n would be to which node (NULL: one without a name of its own); prefix: what the text begins with.

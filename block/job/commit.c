@@ -387,6 +387,9 @@ static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_to
         error_set(errp, ERROR_INVALID, a->device, "commit", "cannot commit an image into itself");
         return false;
     }
+    if (!chain_check_end(base, errp)) {
+        return false;
+    }
     *ret_device = device;
     *ret_top = top;
     *ret_base = base;

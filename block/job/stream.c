@@ -271,7 +271,7 @@ static bool find_nodes(const BlockStreamArg *a, Node **ret_device, Node **ret_bo
     device = node_lookup(a->device, a->device, errp);
     device = device ? node_skip_filters(device) : NULL;
     bottom = device ? find_bottom(a, device, errp) : NULL;
-    if (!bottom) {
+    if (!bottom || !chain_check_end(bottom, errp)) {
         return false;
     }
     if (a->backing_file && !chain_backing(bottom)) {
