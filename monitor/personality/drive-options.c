@@ -183,9 +183,20 @@ static bool coroutine_fn complete(struct json_object *o, bool warn, unsigned dep
 /* Files that options describe in place, however deep: of one that has a name but no driver it is that of files. */
 static void complete_file(struct json_object *o)
 {
-    for (struct json_object *file = object_of(o, "file"); file; file = object_of(file, "file")) {
-        if (!text_of(file, "driver") && text_of(file, "filename")) {
+    for (; o; o = object_of(o, "file")) {
+        struct json_object *file = object_of(o, "file"), *children = object_of(o, "children");
+
+        if (file && !text_of(file, "driver") && text_of(file, "filename")) {
             set(file, "driver", "file");
+        }
+        if (children) { /* a list: its keys are numbers here */
+            json_object_object_foreach(children, number, child)
+            {
+                (void)number;
+                if (json_object_is_type(child, json_type_object)) {
+                    complete_file(child);
+                }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nbd
 import pytest
 
+from lib import emulator
 from lib import images as img
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -214,3 +215,15 @@ def test_bad_options(d):
     d.cmd('blockdev-add', options(two, 1))
     d.cmd('blockdev-del', {'node-name': 'q'})
     assert not d.cmd('query-named-block-nodes'), 'nothing stays of what failed'
+
+
+def test_quorum_of_a_drive(tmp_path):
+    """As -drive says it: the driver of the children's files has its default."""
+    option = 'if=none,id=q,driver=raw,file.driver=quorum,file.vote-threshold=2'
+    for i in range(3):
+        img.create(tmp_path / f'{i}', '1M')
+        option += f',file.children.{i}.driver=qcow2,file.children.{i}.file.filename={tmp_path}/{i}'
+    (answer,) = emulator.console(tmp_path, ['qemu-io q "write -P 7 64k 64k"'], '-drive', option)
+    assert 'wrote 65536/65536 bytes' in answer
+    for i in range(3):
+        assert img.contents(tmp_path / f'{i}', 65536, 65536) == b'\7' * 65536
