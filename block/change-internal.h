@@ -13,7 +13,8 @@ typedef struct Move {
     Node *old_node, *new_node; /* references */
     Edge *barrier;             /* NULL: none */
     Edge *only;                /* the one edge that moves; NULL: all of old_node */
-    bool filter; /* new_node is a filter, barrier its edge to old_node: writes go on into old_node */
+    bool
+        filter; /* new_node is a filter, barrier its edge to old_node: writes go on into old_node */
 } Move;
 
 struct Change {

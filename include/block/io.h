@@ -36,7 +36,8 @@ struct Request {
     unsigned slot; /* loop_slot_self() */
     unsigned npins;
     bool passes_gates; /* the driver's own I/O while its node changes */
-    bool passes_holds; /* counts as a write, but changes nothing that anybody reads: a read may be waiting for it */
+    bool
+        passes_holds; /* counts as a write, but changes nothing that anybody reads: a read may be waiting for it */
     Pin pins[REQUEST_PINS];
     GArray *more; /* of Pin: deep chains */
 };
