@@ -15,7 +15,9 @@
 #include "node-internal.h"
 #include "qapi-types.h"
 #include "qapi/json-writer.h"
+#include "util/worker.h"
 #include <string.h>
+#include <sys/stat.h>
 
 static bool has_protocol(const char *name)
 {
@@ -54,8 +56,23 @@ char *filename_full(const Node *n, const char *name)
     return g_path_is_absolute(path) ? g_strdup(name) : filename_resolve(n->filename, name);
 }
 
+static int look(void *opaque)
+{
+    struct stat st;
+
+    return stat(opaque, &st) == 0 && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode));
+}
+
+const char *filename_driver(const char *name)
+{
+    bool device = co_self() ? worker_run(WORKERS_CONTROL, look, (void *)name) : look((void *)name);
+
+    return device ? "host_device" : "file";
+}
+
 struct json_object *filename_options(const char *name, Error **errp)
 {
+    const char *driver = NULL;
     struct json_object *o;
 
     if (g_str_has_prefix(name, "json:")) {
@@ -74,14 +91,18 @@ struct json_object *filename_options(const char *name, Error **errp)
         if (drv) {
             return drv->parse_name(name, errp);
         }
-        if (strcmp(protocol, "file") != 0) {
+        if (strcmp(protocol, "file") != 0 && strcmp(protocol, "host_device") != 0) {
             error_set(errp, ERROR_UNSUPPORTED, name, "open", "Unknown protocol '%s'", protocol);
             return NULL;
         }
-        name += strlen("file:");
+        driver = protocol[0] == 'f' ? "file" : "host_device";
+        name = strchr(name, ':') + 1;
+    }
+    if (!driver) {
+        driver = filename_driver(name);
     }
     o = json_object_new_object();
-    json_object_object_add(o, "driver", json_object_new_string("file"));
+    json_object_object_add(o, "driver", json_object_new_string(driver));
     json_object_object_add(o, "filename", json_object_new_string(name));
     return o;
 }

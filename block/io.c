@@ -546,6 +546,16 @@ int coroutine_fn edge_truncate(Edge *e, Request *r, uint64_t size, bool exact)
     return finish_write(n, r, guest(0), 0, ret, false);
 }
 
+bool edge_grows_zero(Edge *e, Request *r)
+{
+    const Node *n = edge_enter(e, r);
+
+    while (n->file && n->file->role == EDGE_FILTERED) {
+        n = edge_enter(n->file, r);
+    }
+    return n->file || (n->driver->is_protocol && !n->driver->is_device);
+}
+
 /* ---- flat memory ---- */
 
 int coroutine_fn edge_pread(Edge *e, Request *r, GuestOffset offset, void *buf, size_t len,

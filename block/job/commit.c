@@ -91,7 +91,12 @@ static bool coroutine_fn grow_base(CommitJob *c, Error **errp)
 
     if (atomic_load(&c->base->size) < size) {
         request_begin(&r, REQUEST_WRITE);
+        uint64_t from = atomic_load(&c->base->size);
+
         ret = edge_truncate(c->base_edge, &r, size, false);
+        if (ret == 0 && !edge_grows_zero(c->base_edge, &r)) {
+            ret = edge_pwrite_zeroes(c->base_edge, &r, guest(from), size - from, REQ_MAY_UNMAP);
+        }
         request_end(&r);
     }
     if (ret < 0) {

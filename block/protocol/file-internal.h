@@ -6,6 +6,7 @@
  *   file-perm.c  locks and descriptors that follow permissions
  *   file-io.c    requests
  *   file-reopen.c  other options
+ *   file-device.c  what is different if the file is a device: the driver `host_device`
  *
  * The one descriptor number.  `fd` is a number that stays the same from open to close.  When the
  * file is to be used read-only or writable from now on, a new description of it is made beside,
@@ -27,8 +28,11 @@
 typedef struct FileState {
     /* ---- any thread ---- */
     int fd;                     /* constant */
+    bool device;                /* constant: the driver is host_device */
+    uint32_t sector;            /* constant; of a device, bytes */
     _Atomic bool no_zero_range; /* the file system refused it once */
     _Atomic bool no_punch_hole;
+    _Atomic bool no_discard;                               /* of a device */
     _Atomic uint64_t discards, discards_failed, discarded; /* statistics: requests; bytes */
     _Atomic uint64_t shape_seq;  /* changes when an operation that frees space begins or ends */
     pthread_mutex_t status_lock; /* protects: */
@@ -56,6 +60,17 @@ static inline FileState *file_state(const Node *n)
 {
     return n->state;
 }
+
+/* ---- file-device.c ---- */
+/* Bytes in what fd is open on, or a negative errno.  Blocks. */
+int64_t file_length(const Node *n, int fd);
+/* False: the device says that it cannot be written. */
+bool file_device_writable(int fd);
+void file_not_writable(const Node *n, Error **errp);
+/* What fd demands of requests, opened with O_DIRECT if direct.  Blocks. */
+NodeLimits file_limits(const Node *n, int fd, bool direct);
+int coroutine_fn file_device_discard(Node *n, uint64_t offset, uint64_t bytes);
+int coroutine_fn file_device_truncate(Node *n, Request *r, uint64_t size, bool exact);
 
 /* ---- file-stats.c ---- */
 struct BlockStatsSpecific *file_stats(const Node *n);

@@ -177,6 +177,9 @@ int coroutine_fn file_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uin
     int ret;
 
     (void)r;
+    if (s->device && ((offset.v | bytes) & (s->sector - 1))) {
+        return -ENOTSUP; /* devices do this by sectors */
+    }
     if (flags & REQ_MAY_UNMAP) {
         ret = punch_hole(s, offset.v, bytes);
         if (ret != -ENOTSUP) {
@@ -203,7 +206,7 @@ int coroutine_fn file_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uin
 int coroutine_fn file_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes)
 {
     FileState *s = n->state;
-    int ret = punch_hole(s, offset.v, bytes);
+    int ret = s->device ? file_device_discard(n, offset.v, bytes) : punch_hole(s, offset.v, bytes);
 
     (void)r;
     if (ret == 0) {
@@ -221,8 +224,10 @@ int coroutine_fn file_truncate(Node *n, Request *r, uint64_t size, bool exact)
     uint64_t old;
     int ret;
 
-    (void)r;
-    (void)exact; /* a file can have any size */
+    if (s->device) {
+        return file_device_truncate(n, r, size, exact);
+    }
+    /* a file can have any size: exact or not */
     co_mutex_lock(&s->resize_lock);
     old = atomic_load_explicit(&n->size, memory_order_relaxed);
     /* At every instant the node is no larger than the file. */
@@ -320,7 +325,7 @@ int coroutine_fn file_block_status(Node *n, Request *r, GuestOffset offset, uint
     (void)r;
     (void)flags;
     *ret_bytes = bytes;
-    if (precise) {
+    if (precise && !s->device) { /* devices do not tell what they hold */
         if (cached_data(s, offset.v, &k.end)) {
             status = answer(n, &k, bytes, ret_bytes);
         } else {

@@ -43,24 +43,30 @@ static int open_through(int fd, int dir, const char *path, int flags, const stru
     return ret;
 }
 
+static bool is_kind(FileKind kind, const struct stat *st)
+{
+    return kind == FILE_KIND_REGULAR ? S_ISREG(st->st_mode)
+                                     : S_ISBLK(st->st_mode) || S_ISCHR(st->st_mode);
+}
+
 /* What a client has passed: whatever it is was open already. */
-static int open_passed(const char *path, int flags, struct stat *ret_st)
+static int open_passed(const char *path, int flags, FileKind kind, struct stat *ret_st)
 {
     int fd = fdset_open(path, flags);
 
-    if (fd >= 0 && (fstat(fd, ret_st) < 0 || !S_ISREG(ret_st->st_mode))) {
+    if (fd >= 0 && (fstat(fd, ret_st) < 0 || !is_kind(kind, ret_st))) {
         close(fd);
         return FILE_NOT_REGULAR;
     }
     return fd;
 }
 
-int file_open_regular(int dir, const char *path, int flags, struct stat *ret_st)
+int file_open_kind(int dir, const char *path, int flags, FileKind kind, struct stat *ret_st)
 {
     int name, fd;
 
     if (fdset_is_name(path)) {
-        return open_passed(path, flags, ret_st);
+        return open_passed(path, flags, kind, ret_st);
     }
     name = openat(dir, path, O_PATH | O_CLOEXEC | (flags & O_NOFOLLOW));
     if (name < 0) {
@@ -68,13 +74,20 @@ int file_open_regular(int dir, const char *path, int flags, struct stat *ret_st)
     }
     if (fstat(name, ret_st) < 0) {
         fd = -errno;
-    } else if (!S_ISREG(ret_st->st_mode)) {
+    } else if (!is_kind(kind, ret_st)) {
         fd = FILE_NOT_REGULAR;
     } else {
-        fd = open_through(name, dir, path, flags, ret_st);
+        /* What stands behind a character device may keep an open waiting. */
+        fd = open_through(name, dir, path, flags | (S_ISCHR(ret_st->st_mode) ? O_NONBLOCK : 0),
+                          ret_st);
     }
     close(name);
     return fd;
+}
+
+int file_open_regular(int dir, const char *path, int flags, struct stat *ret_st)
+{
+    return file_open_kind(dir, path, flags, FILE_KIND_REGULAR, ret_st);
 }
 
 int file_reopen(int fd, const char *path, int flags)
@@ -86,7 +99,8 @@ int file_reopen(int fd, const char *path, int flags)
         return -errno;
     }
     if (fdset_is_name(path)) {
-        ret = open_passed(path, flags, &passed);
+        ret = open_passed(path, flags, S_ISREG(st.st_mode) ? FILE_KIND_REGULAR : FILE_KIND_DEVICE,
+                          &passed);
         if (ret >= 0 && same_file(&passed, &st)) {
             return ret;
         }

@@ -10,13 +10,20 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
-/* file_open_regular(): there is something, but it is not a regular file. */
+/* There is something, but it is not a regular file, or not what was asked for. */
 #define FILE_NOT_REGULAR (-4096)
 
-/* Opens `path` seen from the directory dir (AT_FDCWD) with the open(2) flags, if it is a regular
- * file; what is not is never opened, since that can block (a FIFO) or do something (a device).
+typedef enum FileKind {
+    FILE_KIND_REGULAR,
+    FILE_KIND_DEVICE, /* block or character */
+} FileKind;
+
+/* Opens `path` seen from the directory dir (AT_FDCWD) with the open(2) flags, if it is of that kind;
+ * what is not is never opened, since that can block (a FIFO) or do something (a device).
  * O_NOFOLLOW in flags concerns the last component; *ret_st is valid also for FILE_NOT_REGULAR.
  * Returns a descriptor, FILE_NOT_REGULAR or a negative errno. */
+int file_open_kind(int dir, const char *path, int flags, FileKind kind, struct stat *ret_st);
+/* The same for regular files. */
 int file_open_regular(int dir, const char *path, int flags, struct stat *ret_st);
 
 /* A new description of the very file that fd is open on, whatever its name is now.  path: the name

@@ -147,13 +147,14 @@ static bool open_next(PermJob *j)
         error_set_errno(j->errp, -ret, n->filename, "open", "Could not open '%s'", n->filename);
         return false;
     }
-    s->next_writable = j->write;
-    s->next_limits =
-        (NodeLimits){.request_alignment = 1, .memory_alignment = 1, .max_iov = IOV_MAX};
-    if (will_be_direct(n)) {
-        file_direct_alignment(s->next_fd, &s->next_limits.request_alignment,
-                              &s->next_limits.memory_alignment);
+    if (j->write && !file_device_writable(s->next_fd)) {
+        file_not_writable(n, j->errp);
+        close_fd(&s->next_fd);
+        close_fd(&s->old_dup);
+        return false;
     }
+    s->next_writable = j->write;
+    s->next_limits = file_limits(n, s->next_fd, will_be_direct(n));
     if (s->locking &&
         !file_lock_take(s->next_fd, n->filename, file_locks_or(s->held, s->extra), j->errp)) {
         close_fd(&s->next_fd);

@@ -37,15 +37,15 @@ bool coroutine_fn file_reopen_prepare(Node *n, Reopen *r, Error **errp)
 static int size_on_worker(void *opaque)
 {
     Node *n = opaque;
-    struct stat st;
+    int64_t size = file_length(n, file_state(n)->fd);
 
-    if (fstat(file_state(n)->fd, &st) < 0) {
-        return -errno;
+    if (size < 0) {
+        return size;
     }
-    if ((uint64_t)st.st_size > BLOCK_MAX_SIZE) {
+    if ((uint64_t)size > BLOCK_MAX_SIZE) {
         return -EFBIG;
     }
-    atomic_store(&n->size, file_node_size(st.st_size));
+    atomic_store(&n->size, file_node_size(size));
     return 0;
 }
 

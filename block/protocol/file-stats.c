@@ -10,7 +10,8 @@ BlockStatsSpecific *file_stats(const Node *n)
     FileState *s = file_state(n);
     BlockStatsSpecific *i = g_new0(BlockStatsSpecific, 1);
 
-    i->driver = BLOCKDEV_DRIVER_FILE;
+    /* The branches of both drivers are of one type. */
+    i->driver = s->device ? BLOCKDEV_DRIVER_HOST_DEVICE : BLOCKDEV_DRIVER_FILE;
     i->u.file.discard_nb_ok = atomic_load_explicit(&s->discards, memory_order_relaxed);
     i->u.file.discard_nb_failed = atomic_load_explicit(&s->discards_failed, memory_order_relaxed);
     i->u.file.discard_bytes_ok = atomic_load_explicit(&s->discarded, memory_order_relaxed);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The driver `file`: a disk in a regular file.  This part: options, opening, closing.
+ * The drivers `file`, a disk in a regular file, and `host_device`, a device that is a disk.  This part: options, opening, closing.
  *
  * read-only=on           opened read-only
  * read-only=off          opened writable, or not at all
@@ -28,6 +28,7 @@ typedef struct OpenJob {
     OnOffAuto locking;
     bool cannot_write; /* out: auto-read-only, and the file is not writable */
     struct stat st;
+    int64_t size;
     NodeLimits limits;
     Error **errp;
 } OpenJob;
@@ -39,6 +40,11 @@ static bool open_failed(const OpenJob *j, int ret, bool writable)
     if (ret == FILE_NOT_REGULAR) {
         if (S_ISDIR(j->st.st_mode) && writable) {
             ret = -EISDIR;
+        } else if (file_state(j->node)->device && !S_ISSOCK(j->st.st_mode)) {
+            error_set(j->errp, ERROR_UNSUPPORTED, name, "open",
+                      "'host_device' driver requires '%s' to be either a character or block device",
+                      name);
+            return false;
         } else if (S_ISSOCK(j->st.st_mode)) {
             ret = -ENXIO;
         } else {
@@ -66,7 +72,7 @@ bool file_can_write(const char *name, int fd)
         return other >= 0 && close(other) == 0;
     }
     g_snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
-    return faccessat(AT_FDCWD, proc, W_OK, AT_EACCESS) == 0;
+    return file_device_writable(fd) && faccessat(AT_FDCWD, proc, W_OK, AT_EACCESS) == 0;
 }
 
 static bool find_locking(OpenJob *j, int fd)
@@ -90,18 +96,21 @@ static int open_on_worker(void *opaque)
     Node *n = j->node;
     FileState *s = n->state;
     bool writable = !j->read_only && !n->auto_read_only;
-    int fd = file_open_regular(AT_FDCWD, n->filename, file_open_flags(n, writable), &j->st);
+    int fd = file_open_kind(AT_FDCWD, n->filename, file_open_flags(n, writable),
+                            s->device ? FILE_KIND_DEVICE : FILE_KIND_REGULAR, &j->st);
 
     if (fd < 0) {
         open_failed(j, fd, writable);
         return -1;
     }
-    if (fstat(fd, &j->st) < 0 || (uint64_t)j->st.st_size > BLOCK_MAX_SIZE) {
-        open_failed(j, j->st.st_size < 0 ? -errno : -EFBIG, writable);
+    j->size = file_length(n, fd);
+    if (j->size < 0 || (uint64_t)j->size > BLOCK_MAX_SIZE) {
+        open_failed(j, j->size < 0 ? (int)j->size : -EFBIG, writable);
+    } else if (writable && !file_device_writable(fd)) {
+        file_not_writable(n, j->errp);
     } else if (find_locking(j, fd)) {
-        if (n->cache_direct) {
-            file_direct_alignment(fd, &j->limits.request_alignment, &j->limits.memory_alignment);
-        }
+        j->limits = file_limits(n, fd, n->cache_direct);
+        s->sector = MAX(j->limits.write_zeroes_alignment, 1);
         j->cannot_write = !j->read_only && n->auto_read_only && !file_can_write(n->filename, fd);
         s->writable = writable;
         s->fd = fd;
@@ -115,7 +124,7 @@ static bool check_options(const Node *n, const BlockdevOptionsFile *o, Error **e
 {
     if (!o->filename || o->filename[0] == '\0') {
         error_set(errp, ERROR_INVALID, n->name, "open",
-                  "The 'file' block driver requires a file name");
+                  "The '%s' block driver requires a file name", n->driver->name);
         return false;
     }
     if (o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_NATIVE && !n->cache_direct) {
@@ -129,16 +138,16 @@ static bool check_options(const Node *n, const BlockdevOptionsFile *o, Error **e
 
 static bool coroutine_fn file_open(Node *n, const BlockdevOptions *options, Error **errp)
 {
-    const BlockdevOptionsFile *o = &options->u.file;
+    const BlockdevOptionsFile *o = &options->u.file; /* of both drivers */
     FileState *s = n->state;
     OpenJob j = {
         .node = n,
         .read_only = atomic_load(&n->read_only),
         .locking = o->has_locking ? o->locking : ON_OFF_AUTO_AUTO,
-        .limits = {.request_alignment = 1, .memory_alignment = 1, .max_iov = IOV_MAX},
         .errp = errp,
     };
 
+    s->device = n->driver->is_device;
     s->fd = s->next_fd = s->old_dup = s->ro_fd = s->ro_dup = -1;
     if (!check_options(n, o, errp)) {
         return false;
@@ -151,7 +160,7 @@ static bool coroutine_fn file_open(Node *n, const BlockdevOptions *options, Erro
     co_mutex_init(&s->resize_lock);
     co_mutex_init(&s->control_lock);
     n->limits = j.limits;
-    atomic_store(&n->size, file_node_size(j.st.st_size));
+    atomic_store(&n->size, file_node_size(j.size));
     if (j.cannot_write) {
         atomic_store(&n->read_only, true);
     }
@@ -207,35 +216,39 @@ static bool file_facts(Node *n, ImageFacts *ret_facts, Error **errp)
 
 static bool file_node_identity(const Node *n, FileIdentity *ret)
 {
-    return file_identity(file_state(n)->fd, ret) == 0;
+    struct stat st;
+
+    if (!file_state(n)->device) {
+        return file_identity(file_state(n)->fd, ret) == 0;
+    }
+    /* However many names a device has.  Until the next start of the machine. */
+    if (fstat(file_state(n)->fd, &st) < 0) {
+        return false;
+    }
+    *ret = (FileIdentity){.dev = st.st_rdev};
+    return true;
 }
+
+/* What both drivers are; tables of functions. */
+#define FILE_OPERATIONS                                                                            \
+    .is_protocol = true, .state_size = sizeof(FileState), .open = file_open, .close = file_close,  \
+    .reopen_options = file_reopen_options, .reopen_prepare = file_reopen_prepare,                  \
+    .reopen_load = file_reopen_load, .reopen_switch = file_reopen_switch,                          \
+    .perm_prepare = file_perm_prepare, .perm_commit = file_perm_commit,                            \
+    .perm_abort = file_perm_abort, .ro_prepare = file_ro_prepare, .ro_commit = file_ro_commit,     \
+    .ro_abort = file_ro_abort, .facts = file_facts, .preadv = file_preadv,                         \
+    .pwritev = file_pwritev, .pwrite_zeroes = file_pwrite_zeroes, .stats = file_stats,             \
+    .pdiscard = file_pdiscard, .flush = file_flush, .identity = file_node_identity,                \
+    .write_out = file_write_out, .write_behind = file_write_behind, .truncate = file_truncate,     \
+    .block_status = file_block_status
 
 const BlockDriver driver_file = {
     .name = "file",
-    .is_protocol = true,
-    .state_size = sizeof(FileState),
-    .open = file_open,
-    .close = file_close,
-    .reopen_options = file_reopen_options,
-    .reopen_prepare = file_reopen_prepare,
-    .reopen_load = file_reopen_load,
-    .reopen_switch = file_reopen_switch,
-    .perm_prepare = file_perm_prepare,
-    .perm_commit = file_perm_commit,
-    .perm_abort = file_perm_abort,
-    .ro_prepare = file_ro_prepare,
-    .ro_commit = file_ro_commit,
-    .ro_abort = file_ro_abort,
-    .facts = file_facts,
-    .preadv = file_preadv,
-    .pwritev = file_pwritev,
-    .pwrite_zeroes = file_pwrite_zeroes,
-    .stats = file_stats,
-    .pdiscard = file_pdiscard,
-    .flush = file_flush,
-    .identity = file_node_identity,
-    .write_out = file_write_out,
-    .write_behind = file_write_behind,
-    .truncate = file_truncate,
-    .block_status = file_block_status,
+    FILE_OPERATIONS,
+};
+
+const BlockDriver driver_host_device = {
+    .name = "host_device",
+    .is_device = true,
+    FILE_OPERATIONS,
 };

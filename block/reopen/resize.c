@@ -39,11 +39,28 @@ static bool check(const Node *n, int64_t size, Error **errp)
     return true;
 }
 
+/* The nodes that a resize of n goes down through: filters and raw nodes pass it on. */
+static Node *passes_on_to(const Node *n)
+{
+    return n->file && n->file->role == EDGE_FILTERED ? n->file->target : NULL;
+}
+
+/* A device, or what passes its size on. */
+static bool is_device(const Node *n)
+{
+    while (passes_on_to(n)) {
+        n = passes_on_to(n);
+    }
+    return n->driver->is_device;
+}
+
 static bool failed(const Node *n, int ret, Error **errp)
 {
     const char *format = n->driver->name;
 
-    if (ret == -ENOTSUP && n->driver->truncate) {
+    if (ret == -ENOTSUP && is_device(n)) {
+        error_set(errp, ERROR_UNSUPPORTED, n->name, "resize", "Cannot grow device files");
+    } else if (ret == -ENOTSUP && n->driver->truncate) {
         error_set(errp, ERROR_UNSUPPORTED, n->name, "resize", "Cannot resize fixed-size %s disks",
                   format);
     } else if (ret == -ENOTSUP) {
@@ -58,12 +75,6 @@ static bool failed(const Node *n, int ret, Error **errp)
         error_set_errno(errp, -ret, n->name, "resize", "Failed to resize node '%s'", n->name);
     }
     return false;
-}
-
-/* The nodes that a resize of n goes down through: filters and raw nodes pass it on. */
-static Node *passes_on_to(const Node *n)
-{
-    return n->file && n->file->role == EDGE_FILTERED ? n->file->target : NULL;
 }
 
 static void open_gates(Node *top, const Node *end)

@@ -212,9 +212,10 @@ static const char *file_of(const BlockdevOptions *o)
 {
     const BlockdevRef *below = options_file(o);
 
-    return o->driver == BLOCKDEV_DRIVER_FILE ? o->u.file.filename
-           : below                           ? file_of_ref(below)
-                                             : NULL;
+    return o->driver == BLOCKDEV_DRIVER_FILE          ? o->u.file.filename
+           : o->driver == BLOCKDEV_DRIVER_HOST_DEVICE ? o->u.host_device.filename
+           : below                                    ? file_of_ref(below)
+                                                      : NULL;
 }
 
 static const char *file_of_node(const Node *n)
@@ -222,8 +223,10 @@ static const char *file_of_node(const Node *n)
     while (n->file) {
         n = n->file->target;
     }
-    return n->options && n->options->driver == BLOCKDEV_DRIVER_FILE ? n->options->u.file.filename
-                                                                    : NULL;
+    return n->options && (n->options->driver == BLOCKDEV_DRIVER_FILE ||
+                          n->options->driver == BLOCKDEV_DRIVER_HOST_DEVICE)
+               ? n->options->u.file.filename /* of both */
+               : NULL;
 }
 
 static const char *file_of_ref(const BlockdevRef *ref)
@@ -261,7 +264,8 @@ static bool follow_to(const BlockdevOptions *o, const Superseded *top, BlockdevO
             json_object_object_add(want, common[i], json_object_get(v));
         }
     }
-    json_object_object_add(file, "driver", json_object_new_string("file"));
+    json_object_object_add(file, "driver",
+                           json_object_new_string(filename_driver(top->overlay_file)));
     json_object_object_add(file, "filename", json_object_new_string(top->overlay_file));
     json_object_object_add(want, "file", file);
     ok = qapi_parse_BlockdevOptions(want, ret, errp);

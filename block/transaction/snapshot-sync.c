@@ -130,7 +130,7 @@ static void add_cache(struct json_object *o, const Node *like)
 }
 
 /* Options of the protocol node: those of the old one's file where it is a file (aio, locking). */
-static BlockdevOptions *file_options(const SnapshotSyncAction *sa, Error **errp)
+static BlockdevOptions *coroutine_fn file_options(const SnapshotSyncAction *sa, Error **errp)
 {
     const Node *like = model_of(sa->s.old), *file = like;
     struct json_object *o = json_object_new_object();
@@ -139,12 +139,14 @@ static BlockdevOptions *file_options(const SnapshotSyncAction *sa, Error **errp)
     while (file->file) {
         file = file->file->target;
     }
-    json_object_object_add(o, "driver", json_object_new_string("file"));
+    json_object_object_add(o, "driver", json_object_new_string(filename_driver(sa->file)));
     json_object_object_add(o, "filename", json_object_new_string(sa->file));
     json_object_object_add(o, "discard", json_object_new_string("unmap"));
     add_cache(o, like);
     if (qapi_parse_BlockdevOptions(o, &options, errp) &&
-        file->options->driver == BLOCKDEV_DRIVER_FILE) {
+        (file->options->driver == BLOCKDEV_DRIVER_FILE ||
+         file->options->driver == BLOCKDEV_DRIVER_HOST_DEVICE)) {
+        /* The branches of both are of one type. */
         const BlockdevOptionsFile *have = &file->options->u.file;
 
         options->u.file.has_aio = have->has_aio;
@@ -285,7 +287,7 @@ static bool coroutine_fn check_existing(SnapshotSyncAction *sa, char **ret_warni
     g_autoptr(BlockdevOptions) options = NULL;
     g_autoptr(Node) n = NULL;
 
-    json_object_object_add(file, "driver", json_object_new_string("file"));
+    json_object_object_add(file, "driver", json_object_new_string(filename_driver(sa->file)));
     json_object_object_add(file, "filename", json_object_new_string(sa->file));
     json_object_object_add(o, "driver", json_object_new_string(sa->format));
     json_object_object_add(o, "read-only", json_object_new_boolean(true));

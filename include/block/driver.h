@@ -70,6 +70,7 @@ typedef struct CreateSpec {
 struct BlockDriver {
     const char *name; /* as in BlockdevDriver: "qcow2" */
     bool is_protocol, is_filter;
+    bool is_device; /* its size is not ours to choose; what it has more of one day is not zero */
     bool supports_backing;
     bool compresses;     /* takes REQ_COMPRESSED; filters: passes it on */
     bool reads_snapshot; /* of the filter below, not its disk (snapshot-access) */
@@ -256,6 +257,7 @@ extern const BlockDriver driver_compress;
 extern const BlockDriver driver_copy_before_write;
 extern const BlockDriver driver_copy_on_read;
 extern const BlockDriver driver_file;
+extern const BlockDriver driver_host_device;
 extern const BlockDriver driver_nbd;
 extern const BlockDriver driver_null_aio;
 extern const BlockDriver driver_null_co;

@@ -38,8 +38,12 @@ bool coroutine_fn node_wait_unreserved(Node *n, Error **errp);
 /* "file.qcow2" of "/dir/file.qcow2" is resolved against `relative_to`'s directory; absolute names and names with a protocol
  * prefix stay.  Freed by the caller. */
 char *filename_resolve(const char *relative_to, const char *name);
+/* The driver of a plain file name: "host_device" if there is a device by that name, else "file".  Constant strings.  May suspend if it is called
+ * by a coroutine, else it blocks. */
+const char *filename_driver(const char *name);
 /* What a name stands for, an object of BlockdevOptions that the caller frees: of the whole node for "json:{…}", else of a protocol node: a file,
- * or what a driver knows (BlockDriver.protocols).  Errors: "Unknown protocol '%s'", those of the driver. */
+ * a device, or what a driver knows (BlockDriver.protocols).  Suspends or blocks as filename_driver().  Errors: "Unknown protocol '%s'", those of the
+ * driver. */
 struct json_object *filename_options(const char *name, Error **errp);
 /* The same for a name in the header of n, for people: an absolute "file:/x" stays as it is.  Freed by the caller. */
 char *filename_full(const Node *n, const char *name);

@@ -62,7 +62,8 @@ int coroutine_fn edge_copy_up(Edge *e, Request *r, GuestOffset offset, uint64_t 
 /* Durable: all that was completed before, in this node, in what it uses, and in an old node below it that is not known
  * flushed. */
 int coroutine_fn edge_flush(Edge *e, Request *r);
-/* Resizes; new space reads as zeroes.  exact: may not be larger than asked. */
+/* Resizes; new space reads as zeroes, unless edge_grows_zero() says otherwise.  exact: may not be larger than asked.  -ENOTSUP: it has one size, or
+ * no more than it has. */
 int coroutine_fn edge_truncate(Edge *e, Request *r, uint64_t size, bool exact);
 
 /* Same with flat memory. */
@@ -98,6 +99,8 @@ int coroutine_fn backing_is_zero(Node *n, Request *r, GuestOffset offset, uint64
 
 /* Bytes the edge's node has now. */
 uint64_t edge_size(Edge *e, Request *r);
+/* False: space that edge_truncate() brings may have old data in it (a device). */
+bool edge_grows_zero(Edge *e, Request *r);
 
 /* Memory fit for any node: aligned to 4 KiB; NULL if there is none.  Free with free(). */
 void *block_try_alloc(size_t len);

@@ -112,6 +112,13 @@ static const char *coroutine_fn probe_node(struct json_object *file, Error **err
     return drv ? drv->name : NULL;
 }
 
+static bool is_file(struct json_object *file)
+{
+    const char *driver = text_of(file, "driver");
+
+    return g_strcmp0(driver, "file") == 0 || g_strcmp0(driver, "host_device") == 0;
+}
+
 /* The format of what a file's options lead to. */
 static const char *coroutine_fn probe(struct json_object *file, bool warn, Error **errp)
 {
@@ -120,7 +127,7 @@ static const char *coroutine_fn probe(struct json_object *file, bool warn, Error
     int ret;
 
     b->filename = text_of(file, "filename");
-    if (!b->filename || g_strcmp0(text_of(file, "driver"), "file") != 0) {
+    if (!b->filename || !is_file(file)) {
         return text_of(file, "driver") ? probe_node(file, errp) : "raw";
     }
     ret = worker_run(WORKERS_CONTROL, read_beginning, b);
@@ -151,7 +158,8 @@ static bool coroutine_fn read_header(struct json_object *o, struct json_object *
     g_autoptr(Node) n = NULL;
     bool ok;
 
-    set(file_copy, "driver", "file");
+    set(file_copy, "driver",
+        g_strcmp0(text_of(file, "driver"), "host_device") == 0 ? "host_device" : "file");
     set(file_copy, "filename", text_of(file, "filename") ? text_of(file, "filename") : "");
     set(copy, "driver", text_of(o, "driver"));
     set(copy, "read-only", "on");
@@ -187,7 +195,7 @@ static void complete_file(struct json_object *o)
         struct json_object *file = object_of(o, "file"), *children = object_of(o, "children");
 
         if (file && !text_of(file, "driver") && text_of(file, "filename")) {
-            set(file, "driver", "file");
+            set(file, "driver", filename_driver(text_of(file, "filename")));
         }
         if (children) { /* a list: its keys are numbers here */
             json_object_object_foreach(children, number, child)
@@ -351,8 +359,7 @@ static bool place_aio(const char *aio, struct json_object *o, Error **errp)
         file = o;
     }
     /* The default is not said: then it need not be said again when the node is reopened. */
-    if (strcmp(aio, "threads") != 0 && g_strcmp0(text_of(file, "driver"), "file") == 0 &&
-        !text_of(file, "aio")) {
+    if (strcmp(aio, "threads") != 0 && is_file(file) && !text_of(file, "aio")) {
         set(file, "aio", aio);
     }
     return true;

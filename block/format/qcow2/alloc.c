@@ -228,7 +228,7 @@ static int coroutine_fn refill_tail(Qcow2 *q, Request *r)
         return ret;
     }
     q->tail = end;
-    set_run(q, b, start, end, start << q->cluster_bits >= size);
+    set_run(q, b, start, end, start << q->cluster_bits >= size && edge_grows_zero(q->file, r));
     return 0;
 }
 

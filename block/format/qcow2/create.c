@@ -392,6 +392,9 @@ static int coroutine_fn prepare_data_file(Request *r, const CreateSpec *spec, ui
     if (!spec->data_file_raw && spec->space != CREATE_SPACE_NONE) {
         ret = edge_truncate(spec->data_file, r, 0, true);
     }
+    if (ret == -ENOTSUP) {
+        ret = 0; /* a device: what it has stays, and nothing refers to it */
+    }
     *ret_from = MIN(edge_size(spec->data_file, r), size);
     if (ret == 0 && edge_size(spec->data_file, r) < size) {
         ret = edge_truncate(spec->data_file, r, size, false);
@@ -445,6 +448,12 @@ bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp)
     }
     request_begin(&r, REQUEST_WRITE);
     ret = edge_truncate(file, &r, l.clusters << l.cluster_bits, false);
+    if (ret == -ENOTSUP) {
+        ret = -ENOSPC;
+    }
+    if (ret == 0 && !edge_grows_zero(file, &r)) {
+        ret = edge_pwrite_zeroes(file, &r, guest(0), l.clusters << l.cluster_bits, REQ_MAY_UNMAP);
+    }
     if (ret == 0) {
         ret = prepare_data_file(&r, spec, size, &data_from);
     }

@@ -164,6 +164,9 @@ static int coroutine_fn grow_data_file(Node *n, Request *r, uint64_t from, uint6
     uint64_t have = MIN(edge_size(q->data, r), to);
     int ret = data_file_grow(q, r, to);
 
+    if (!edge_grows_zero(q->data, r)) {
+        have = to;
+    }
     if (ret == 0 && q->raw_data && have > from) {
         ret = edge_pwrite_zeroes(q->data, r, guest(from), have - from, REQ_MAY_UNMAP);
     }
