@@ -4,7 +4,7 @@
  *
  * States of a device:
  *   idle         a server listens (accept_source); a client that tries again has a timer (again_source) or a connection under way
- *   handshake    there is a peer, and TLS is being negotiated (handshake_source)
+ *   handshake    there is a peer, and TLS is being negotiated (handshake_source), or it is asked whether he may (judgement)
  *   connected    the user talks
  *
  * A client's connection is made by a worker, so it can outlive the device: `Attempt` is what both share.
@@ -27,6 +27,12 @@
 
 typedef struct SocketDevice SocketDevice;
 
+/* Whether a peer may; outlives the device if it must. */
+typedef struct Judgement {
+    SocketDevice *device; /* NULL: it is gone, or its peer is */
+    char *authz, *peer;
+} Judgement;
+
 typedef struct Attempt {
     SocketDevice *device; /* NULL: it is gone */
     SocketAddressLegacy *addr;
@@ -44,6 +50,7 @@ struct SocketDevice {
     bool server, nodelay, telnet, connected;
     int64_t again_ms; /* 0: a client does not try again */
     Attempt *attempt;
+    Judgement *judgement;
     TlsSession *handshake;
     GSource *accept_source, *again_source, *handshake_source, *deadline_source;
 };
@@ -55,6 +62,9 @@ static void drop_peer(SocketDevice *d)
     source_remove(&d->handshake_source);
     source_remove(&d->deadline_source);
     g_clear_pointer(&d->handshake, tls_session_free);
+    if (d->judgement) {
+        g_steal_pointer(&d->judgement)->device = NULL;
+    }
     if (d->fd >= 0) {
         close(d->fd);
         d->fd = -1;
@@ -108,6 +118,43 @@ static gboolean on_deadline(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+static void refuse(SocketDevice *d, const char *reason)
+{
+    log_warn_limited("character device '%s': %s: disconnected", d->base.id, reason);
+    drop_peer(d);
+    idle(d);
+}
+
+static void coroutine_fn judge(void *opaque)
+{
+    Judgement *j = opaque;
+    g_autoptr(Error) err = NULL;
+    bool permits = authz_permits(j->authz, j->peer, &err);
+    SocketDevice *d = j->device;
+
+    if (d) {
+        d->judgement = NULL;
+        if (permits) {
+            talk(d);
+        } else {
+            refuse(d, err->message);
+        }
+    }
+    g_free(j->authz);
+    g_free(j->peer);
+    g_free(j);
+}
+
+static void start_judgement(SocketDevice *d)
+{
+    const char *peer = tls_peer(d->handshake);
+
+    d->judgement = g_new0(Judgement, 1);
+    *d->judgement =
+        (Judgement){.device = d, .authz = g_strdup(d->authz), .peer = g_strdup(peer ? peer : "")};
+    co_spawn(loop_control(), judge, d->judgement);
+}
+
 static void handshake_step(SocketDevice *d)
 {
     g_autoptr(Error) err = NULL;
@@ -119,19 +166,13 @@ static void handshake_step(SocketDevice *d)
             d->fd, tls_wants(d->handshake) == POLLIN ? G_IO_IN : G_IO_OUT, on_handshake_ready, d);
         return;
     }
-    if (ret == 0 && d->authz) {
-        const char *peer = tls_peer(d->handshake);
-
-        ret = authz_permits(d->authz, peer ? peer : "", &err) ? 0 : -EACCES;
-    }
     if (ret < 0) {
-        log_warn_limited("character device '%s': %s: disconnected", d->base.id,
-                         err ? err->message : g_strerror(-ret));
-        drop_peer(d);
-        idle(d);
-        return;
+        refuse(d, err ? err->message : g_strerror(-ret));
+    } else if (d->authz) {
+        start_judgement(d);
+    } else {
+        talk(d);
     }
-    talk(d);
 }
 
 /* There is a peer on d->fd. */

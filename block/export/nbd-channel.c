@@ -88,7 +88,7 @@ bool coroutine_fn nbd_start_tls(NbdConn *c)
     if (ret == 0 && c->authz) {
         const char *peer = tls_peer(c->tls);
 
-        ret = authz_permits_co(c->authz, peer ? peer : "", &err) ? 0 : -EACCES;
+        ret = authz_permits(c->authz, peer ? peer : "", &err) ? 0 : -EACCES;
     }
     if (ret < 0) {
         log_warn_limited("NBD client %s: %s: disconnected", c->peer,

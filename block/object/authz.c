@@ -3,9 +3,10 @@
  * Objects authz-simple, authz-list and authz-list-file: who may.
  *
  * The list in a file is read when the object is made and, unless refresh=off, looked at again (by its time and size) when somebody is to
- * be judged; if it then cannot be read, nobody may.
+ * be judged; if it then cannot be read, nobody may.  What PAM decides is in authz-pam.c.
  */
 #include "block/authz.h"
+#include "authz-pam.h"
 #include "object-internal.h"
 #include "qapi-types.h"
 #include "util/log.h"
@@ -110,19 +111,26 @@ static const AuthZListProperties *list_file_look(ListFile *f)
 
 /* ---- asking ---- */
 
-bool authz_permits(const char *id, const char *identity, Error **errp)
+static Object *find(const char *id, Error **errp)
 {
     Object *o = object_find(id);
-    const AuthZListProperties *list = NULL;
-    bool ok;
 
     if (!o || !object_type_is_a(o->type, "authz")) {
         error_set(errp, ERROR_NOT_FOUND, id, "authz",
                   o ? "Object '%s' is not an authorization object"
                     : "Authorization object '%s' not found",
                   id);
-        return false;
+        return NULL;
     }
+    return o;
+}
+
+/* What is in memory, or in a file. */
+static bool permits(Object *o, const char *identity, Error **errp)
+{
+    const AuthZListProperties *list = NULL;
+    bool ok;
+
     if (o->type == &object_type_authz_simple) {
         ok = strcmp(o->options->u.authz_simple.identity, identity) == 0;
     } else {
@@ -131,8 +139,8 @@ bool authz_permits(const char *id, const char *identity, Error **errp)
         ok = list && list_permits(list, identity);
     }
     if (!ok) {
-        error_set(errp, ERROR_PERMISSION, id, "authz", "'%s' is not permitted by '%s'", identity,
-                  id);
+        error_set(errp, ERROR_PERMISSION, o->id, "authz", "'%s' is not permitted by '%s'", identity,
+                  o->id);
     }
     return ok;
 }
@@ -140,24 +148,44 @@ bool authz_permits(const char *id, const char *identity, Error **errp)
 typedef struct Question {
     const char *id, *identity;
     bool answer;
+    char *pam_service; /* not NULL: it is for PAM to answer */
     Error **errp;
     Coroutine *asker;
 } Question;
 
-static void answer(void *opaque)
+static void answer(Question *q)
+{
+    Object *o = find(q->id, q->errp);
+
+    if (o && o->type == &object_type_authz_pam) {
+        q->pam_service = g_strdup(o->options->u.authz_pam.service);
+    } else {
+        q->answer = o && permits(o, q->identity, q->errp);
+    }
+}
+
+static void answer_and_wake(void *opaque)
 {
     Question *q = opaque;
 
-    q->answer = authz_permits(q->id, q->identity, q->errp);
+    answer(q);
     co_wake(q->asker);
 }
 
-bool coroutine_fn authz_permits_co(const char *id, const char *identity, Error **errp)
+bool coroutine_fn authz_permits(const char *id, const char *identity, Error **errp)
 {
     Question q = {.id = id, .identity = identity, .errp = errp, .asker = co_self()};
 
-    loop_call(loop_control(), answer, &q);
-    co_yield();
+    if (loop_current() == loop_control()) {
+        answer(&q);
+    } else {
+        loop_call(loop_control(), answer_and_wake, &q);
+        co_yield();
+    }
+    if (q.pam_service) {
+        q.answer = authz_pam_ask(q.pam_service, identity, errp);
+        g_free(q.pam_service);
+    }
     return q.answer;
 }
 

@@ -36,6 +36,7 @@ const ObjectClass *const object_types[] = {
     &type_authz,
     &object_type_authz_list,
     &object_type_authz_list_file,
+    &object_type_authz_pam,
     &object_type_authz_simple,
     &object_type_iothread,
     &object_type_main_loop,

@@ -5,12 +5,11 @@
 #ifndef BLOCK_AUTHZ_H
 #define BLOCK_AUTHZ_H
 
+#include "util/coroutine.h"
 #include "util/error.h"
 
-/* Whether the object `id` permits `identity`.  False with *errp: it does not, or there is no such object.  Control thread; other
- * threads ask through authz_permits_co(). */
-bool authz_permits(const char *id, const char *identity, Error **errp);
-/* The same from a coroutine of any thread. */
-bool authz_permits_co(const char *id, const char *identity, Error **errp);
+/* Whether the object `id` permits `identity`.  False with *errp: it does not, or there is no such object.  It may take 10 s.  A coroutine of any
+ * loop. */
+bool coroutine_fn authz_permits(const char *id, const char *identity, Error **errp);
 
 #endif

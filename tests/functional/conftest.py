@@ -23,6 +23,24 @@ def images():
 
 
 @pytest.fixture
+def pam_service():
+    """Makes a service of the host's PAM, with one account rule; its name."""
+    if not os.access('/etc/pam.d', os.W_OK):
+        pytest.skip('only root can make a PAM service')
+    made = []
+
+    def make(rule):
+        path = Path('/etc/pam.d') / f'cutpoint-test-{os.getpid()}-{len(made)}'
+        made.append(path)
+        path.write_text(f'account required {rule}\n')
+        return path.name
+
+    yield make
+    for path in made:
+        path.unlink()
+
+
+@pytest.fixture
 def daemon(request):
     started = []
 

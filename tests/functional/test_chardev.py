@@ -252,8 +252,11 @@ def pki(tmp_path_factory):
     return base
 
 
-def test_tls_server(daemon, pki):
-    d = daemon('--object', f'tls-creds-x509,id=t,dir={pki}/both,endpoint=server', '--object', 'authz-simple,id=a,identity=CN=alice,,O=test',
+@pytest.mark.parametrize('authz', ['simple', 'pam'])
+def test_tls_server(daemon, pki, pam_service, authz):
+    rule = 'pam_succeed_if.so quiet user = CN=alice,O=test'
+    who = f'authz-pam,id=a,service={pam_service(rule)}' if authz == 'pam' else 'authz-simple,id=a,identity=CN=alice,,O=test'
+    d = daemon('--object', f'tls-creds-x509,id=t,dir={pki}/both,endpoint=server', '--object', who,
                '--chardev', 'socket,id=c,host=127.0.0.1,port=0,server=on,wait=off,tls-creds=t,tls-authz=a', '--monitor', 'c')
     port = int(what(d)['c'].split(':')[3].split(',')[0])
 

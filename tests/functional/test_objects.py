@@ -4,12 +4,16 @@ import base64
 import json
 import os
 import subprocess
+import threading
+import time
+from pathlib import Path
 
 import nbd
 import pytest
 
 from lib import certs
 from lib import images as img
+from lib.daemon import SLOW
 
 
 @pytest.fixture
@@ -215,6 +219,45 @@ def test_who_may(d, images, pki):
     add(d, 'authz-list', 'who', policy='allow', rules=[{'match': 'CN=bob,O=test', 'policy': 'deny', 'format': 'exact'}])
     assert s.refuses(pki / 'bob', verify=False)
     use(s.client(pki / 'alice', verify=False))
+
+
+def test_who_may_by_pam(d, images, pki, pam_service):
+    """An account rule decides; one that takes its time holds up nobody else."""
+    assert d.qmp.error('object-add', {'qom-type': 'authz-pam', 'id': 'who'}) == "Parameter 'service' is missing"
+    add(d, 'tls-creds-x509', 'tls', dir=str(pki / 'server'), endpoint='server')
+    users = images / 'users'
+    users.write_text('CN=alice,O=test\n')
+    add(d, 'authz-pam', 'who', service=pam_service(f'pam_listfile.so item=user sense=allow file={users} onerr=fail'))
+    assert d.cmd('qom-get', path='/objects/who', property='service').startswith('cutpoint-test-')
+    s = Server(d, images, **{'tls-creds': 'tls', 'tls-authz': 'who'})
+    use(s.client(pki / 'alice', verify=False))
+    assert s.refuses(pki / 'bob', verify=False)
+    assert "Unable to authorize user 'CN=bob,O=test': " in d.stderr()
+    users.write_text('CN=bob,O=test\n')
+    use(s.client(pki / 'bob', verify=False))
+    assert s.refuses(pki / 'alice', verify=False)
+    d.cmd('object-del', {'id': 'who'})
+    add(d, 'authz-pam', 'who', service='cutpoint-test-that-is-not-there')  # then "other" decides, which denies by default
+    assert s.refuses(pki / 'bob', verify=False)
+    d.cmd('object-del', {'id': 'who'})
+    slow = images / 'slow'
+    slow.write_text(f'#!/bin/sh\ntouch {images}/asked\nsleep 1.5\n')
+    slow.chmod(0o755)
+    add(d, 'authz-pam', 'who', service=pam_service(f'pam_exec.so quiet {slow}'))
+    read = []
+    clients = [threading.Thread(target=lambda: read.append(s.client(pki / 'alice', verify=False).pread(512, 0))) for _ in range(2)]
+    began = time.monotonic()
+    for c in clients:
+        c.start()
+    while not (images / 'asked').exists():
+        time.sleep(0.01)
+    at = time.monotonic()
+    d.cmd('query-version')
+    d.cmd('object-del', {'id': 'who'})  # does not matter to whoever asks already
+    assert time.monotonic() - at < 1 and clients[0].is_alive()
+    for c in clients:
+        c.join()
+    assert 1.4 < time.monotonic() - began < 2.9 * SLOW and len(read) == 2  # both at once
 
 
 def test_without_client_certificates(d, images, pki):
