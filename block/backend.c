@@ -12,6 +12,7 @@
  * Lock order: a backend's lock, then that of updates of permissions (perm.c).
  */
 #include "block/backend.h"
+#include "block/backend-limits.h"
 #include "block/graph.h"
 #include "block/stats.h"
 #include "qapi-types.h"
@@ -31,8 +32,10 @@ struct Backend {
     Medium *medium; /* NULL: none */
     MediumDefaults defaults;
     unsigned perm, shared;
-    bool writethrough;
+    bool writethrough, copy_on_read;
     const BackendDevice *device;
+    BackendLimits limits;
+    StatsConfig stats;
 };
 
 static GPtrArray *backends; /* oldest first */
@@ -127,6 +130,7 @@ Backend *backend_new(const char *name, Error **errp)
     b->name = g_strdup(name);
     b->refs = 1;
     b->shared = PERM_ALL;
+    b->stats = STATS_CONFIG_DEFAULT;
     co_mutex_init(&b->lock);
     if (!backends) {
         backends = g_ptr_array_new();
@@ -144,6 +148,7 @@ Backend *backend_ref(Backend *b)
 void backend_unref(Backend *b)
 {
     if (--b->refs == 0) {
+        backend_limits_clear(&b->limits);
         co_mutex_destroy(&b->lock);
         g_free(b->name);
         g_free(b);
@@ -154,6 +159,7 @@ void coroutine_fn backend_free(Backend *b)
 {
     g_ptr_array_remove(backends, b);
     b->gone = true;
+    backend_limits_clear(&b->limits);
     backend_eject(b);
     backend_unref(b);
 }
@@ -219,6 +225,11 @@ Edge *medium_edge(const Medium *m)
     return m->edge;
 }
 
+Backend *medium_backend(const Medium *m)
+{
+    return m->backend;
+}
+
 bool medium_is_in(const Medium *m)
 {
     return m->backend->medium == m;
@@ -269,7 +280,7 @@ static bool coroutine_fn insert_locked(Backend *b, Node *n, Error **errp)
     if (!e) {
         return false;
     }
-    edge_keep_stats(e);
+    edge_keep_stats(e, &b->stats);
     b->medium = g_new0(Medium, 1);
     b->medium->backend = backend_ref(b);
     b->medium->edge = e;
@@ -356,6 +367,26 @@ bool backend_writethrough(const Backend *b)
     return b->writethrough;
 }
 
+BackendLimits *backend_limits(const Backend *b)
+{
+    return (BackendLimits *)&b->limits;
+}
+
+void backend_set_copy_on_read(Backend *b, bool on)
+{
+    b->copy_on_read = on;
+}
+
+bool backend_copy_on_read(const Backend *b)
+{
+    return b->copy_on_read;
+}
+
+void backend_set_stats(Backend *b, const StatsConfig *config)
+{
+    b->stats = *config;
+}
+
 void backend_set_device(Backend *b, const BackendDevice *d)
 {
     b->device = d;
@@ -402,6 +433,7 @@ static BlockInfo *info(const Backend *b, Error **errp)
             return NULL;
         }
         i->inserted->cache->writeback = !b->writethrough;
+        backend_limits_info(b, i->inserted);
     }
     return g_steal_pointer(&i);
 }

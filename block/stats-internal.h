@@ -8,6 +8,8 @@
 #include "block/io.h"
 #include "block/stats.h"
 
+typedef struct StatIntervals StatIntervals;
+
 /* Only the thread of the slot writes: no read-modify-write operation is needed. */
 static inline void stat_add(_Atomic uint64_t *v, uint64_t n)
 {
@@ -56,6 +58,17 @@ static inline void node_stat_flush(Node *n, const Request *r)
 {
     stat_add(&n->count[r->slot].flush_ops, 1);
 }
+
+/* Times of the last seconds (stats-interval.c).  Times now: virtual_clock_ns().  Any thread. */
+struct BlockDeviceTimedStatsList;
+StatIntervals *stat_intervals_new(const StatsConfig *config, int64_t now);
+void stat_intervals_free(StatIntervals *s); /* NULL: nothing */
+void stat_intervals_add(StatIntervals *s, StatKind kind, int64_t now, uint64_t took_ns);
+/* s NULL: none. */
+struct BlockDeviceTimedStatsList *stat_intervals_info(StatIntervals *s, int64_t now);
+/* NULL: e has none. */
+StatIntervals *edge_stat_intervals(const Edge *e);
+const StatsConfig *edge_stats_config(const Edge *e);
 
 /* A request by an edge with statistics ends. */
 void edge_stat_end(Edge *e, const Request *r, StatKind kind, uint64_t bytes, int64_t begun_ns,

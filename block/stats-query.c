@@ -6,9 +6,11 @@
 #include "block/backend.h"
 #include "node-internal.h"
 #include "qapi-types.h"
+#include "stats-internal.h"
+#include "util/virtual-clock.h"
 #include <string.h>
 
-static BlockDeviceStats *stats_info(const Stats *s, bool of_edge)
+static BlockDeviceStats *stats_info(const Stats *s)
 {
     BlockDeviceStats *i = g_new0(BlockDeviceStats, 1);
 
@@ -25,12 +27,15 @@ static BlockDeviceStats *stats_info(const Stats *s, bool of_edge)
     i->unmap_total_time_ns = s->time_ns[STAT_UNMAP];
     i->failed_rd_operations = s->failed[STAT_READ];
     i->failed_wr_operations = s->failed[STAT_WRITE];
+    i->invalid_rd_operations = s->invalid[STAT_READ];
+    i->invalid_wr_operations = s->invalid[STAT_WRITE];
+    i->invalid_flush_operations = s->invalid[STAT_FLUSH];
+    i->invalid_unmap_operations = s->invalid[STAT_UNMAP];
     i->failed_flush_operations = s->failed[STAT_FLUSH];
     i->failed_unmap_operations = s->failed[STAT_UNMAP];
     i->wr_highest_offset = s->highest_write;
     i->has_idle_time_ns = s->last_ns != 0;
-    i->idle_time_ns = s->last_ns ? MAX(clock_ns() - s->last_ns, 0) : 0;
-    i->account_failed = of_edge;
+    i->idle_time_ns = s->last_ns ? MAX(virtual_clock_ns() - s->last_ns, 0) : 0;
     return i;
 }
 
@@ -68,7 +73,7 @@ static BlockStats *node_info(const Node *n, bool backing)
     Stats s = node_stats(n);
 
     i->node_name = g_strdup(n->name);
-    i->stats = stats_info(&s, false);
+    i->stats = stats_info(&s);
     i->driver_specific = n->driver->stats ? n->driver->stats(n) : NULL;
     i->parent = n->file ? node_info(n->file->target, backing) : NULL;
     i->backing = b && backing ? node_info(b->target, true) : NULL;
@@ -83,7 +88,10 @@ static BlockStats *edge_info(const Edge *e)
     i->device = e->owner->name ? e->owner->name(e->owner_opaque) : g_strdup("");
     i->qdev = e->owner->id ? e->owner->id(e->owner_opaque) : NULL;
     qapi_free_BlockDeviceStats(i->stats);
-    i->stats = stats_info(&s, true);
+    i->stats = stats_info(&s);
+    i->stats->account_invalid = edge_stats_config(e)->account_invalid;
+    i->stats->account_failed = edge_stats_config(e)->account_failed;
+    i->stats->timed_stats = stat_intervals_info(edge_stat_intervals(e), virtual_clock_ns());
     i->stats->rd_latency_histogram = histogram_info(e, STAT_READ);
     i->stats->wr_latency_histogram = histogram_info(e, STAT_WRITE);
     i->stats->flush_latency_histogram = histogram_info(e, STAT_FLUSH);
@@ -98,7 +106,8 @@ static BlockStats *empty_info(const Backend *b)
 
     i->device = g_strdup(backend_name(b));
     i->qdev = backend_device(b) ? g_strdup(backend_device(b)->qdev) : NULL;
-    i->stats = stats_info(&none, true);
+    i->stats = stats_info(&none);
+    i->stats->account_invalid = i->stats->account_failed = true;
     return i;
 }
 

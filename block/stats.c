@@ -5,6 +5,7 @@
 #include "block/stats.h"
 #include "stats-internal.h"
 #include "util/rcu.h"
+#include "util/virtual-clock.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,14 +19,32 @@ typedef struct StatSlot {
 struct EdgeStats {
     StatSlot slot[LOOP_SLOTS];
     _Atomic(Histogram *) histogram[STAT_KINDS]; /* freed a grace period after they were replaced */
+    _Atomic uint64_t invalid[STAT_KINDS];
+    _Atomic int64_t last_invalid_ns;
+    StatsConfig config;
+    StatIntervals *intervals; /* NULL: none */
 };
 
-void edge_keep_stats(Edge *e)
+void edge_keep_stats(Edge *e, const StatsConfig *config)
 {
     g_assert(!e->stats);
     e->stats = aligned_alloc(64, sizeof(*e->stats));
     g_assert(e->stats);
     memset(e->stats, 0, sizeof(*e->stats));
+    e->stats->config = *config;
+    if (config->n_intervals) {
+        e->stats->intervals = stat_intervals_new(config, virtual_clock_ns());
+    }
+}
+
+const StatsConfig *edge_stats_config(const Edge *e)
+{
+    return &e->stats->config;
+}
+
+StatIntervals *edge_stat_intervals(const Edge *e)
+{
+    return e->stats->intervals;
 }
 
 static void count_time(Edge *e, StatKind kind, uint64_t ns)
@@ -55,19 +74,36 @@ void edge_stat_end(Edge *e, const Request *r, StatKind kind, uint64_t bytes, int
                    int ret)
 {
     StatSlot *s = &e->stats->slot[r->slot];
-    int64_t now = clock_ns();
+    bool still = virtual_clock_stands();
+    int64_t now = still ? virtual_clock_ns() : clock_ns(),
+            took = still ? VIRTUAL_LATENCY_NS : now - begun_ns;
 
     if (ret < 0) {
         stat_add(&s->failed[kind], 1);
+        if (!e->stats->config.account_failed) {
+            return;
+        }
     } else {
         stat_add(&s->ops[kind], 1);
         stat_add(&s->bytes[kind], bytes);
     }
-    stat_add(&s->time_ns[kind], now - begun_ns);
+    stat_add(&s->time_ns[kind], took);
     if (G_UNLIKELY(atomic_load_explicit(&e->stats->histogram[kind], memory_order_relaxed))) {
-        count_time(e, kind, now - begun_ns);
+        count_time(e, kind, took);
     }
-    atomic_store_explicit(&s->last_ns, now, memory_order_relaxed);
+    if (G_UNLIKELY(e->stats->intervals)) {
+        stat_intervals_add(e->stats->intervals, kind, now, took);
+    }
+    atomic_store_explicit(&s->last_ns, MAX(now, 1), memory_order_relaxed);
+}
+
+void edge_stat_invalid(Edge *e, StatKind kind)
+{
+    atomic_fetch_add_explicit(&e->stats->invalid[kind], 1, memory_order_relaxed);
+    if (e->stats->config.account_invalid) {
+        atomic_store_explicit(&e->stats->last_invalid_ns, MAX(virtual_clock_ns(), 1),
+                              memory_order_relaxed);
+    }
 }
 
 static void histogram_free(Histogram *h)
@@ -112,6 +148,9 @@ void edge_stats_free(Edge *e)
     for (unsigned k = 0; e->stats && k < STAT_KINDS; k++) {
         histogram_free(atomic_load(&e->stats->histogram[k]));
     }
+    if (e->stats) {
+        stat_intervals_free(e->stats->intervals);
+    }
     free(e->stats);
     e->stats = NULL;
 }
@@ -123,8 +162,12 @@ static uint64_t get(const _Atomic uint64_t *v)
 
 Stats edge_stats(const Edge *e)
 {
-    Stats sum = {.highest_write = get(&e->target->highest_write)};
+    Stats sum = {.highest_write = get(&e->target->highest_write),
+                 .last_ns = atomic_load(&e->stats->last_invalid_ns)};
 
+    for (unsigned k = 0; k < STAT_KINDS; k++) {
+        sum.invalid[k] = get(&e->stats->invalid[k]);
+    }
     for (unsigned i = 0; i < LOOP_SLOTS; i++) {
         StatSlot *s = &e->stats->slot[i];
 

@@ -15,7 +15,8 @@
 struct ThrottleGroup {
     pthread_mutex_t lock;
     ThrottleConfig config;
-    double level[THROTTLE_KINDS]; /* what is in the buckets, at `emptied` */
+    double level[THROTTLE_KINDS];       /* what is in the buckets, at `emptied` */
+    double burst_level[THROTTLE_KINDS]; /* in those that hold a long burst to its rate */
     int64_t emptied;
     atomic_uint generation, refs;
 };
@@ -116,7 +117,7 @@ void throttle_group_set(ThrottleGroup *g, const ThrottleConfig *config)
     pthread_mutex_lock(&g->lock);
     g->config = *config;
     for (int k = 0; k < THROTTLE_KINDS; k++) {
-        g->level[k] = 0; /* those that wait are accounted anew */
+        g->level[k] = g->burst_level[k] = 0; /* those that wait are accounted anew */
     }
     pthread_mutex_unlock(&g->lock);
     atomic_fetch_add(&g->generation, 1);
@@ -133,6 +134,7 @@ static void empty(ThrottleGroup *g, int64_t now)
 
     for (int k = 0; k < THROTTLE_KINDS && seconds > 0; k++) {
         g->level[k] = MAX(0, g->level[k] - seconds * g->config.limit[k].rate);
+        g->burst_level[k] = MAX(0, g->burst_level[k] - seconds * g->config.limit[k].burst);
     }
     g->emptied = MAX(now, g->emptied);
 }
@@ -158,8 +160,14 @@ int64_t throttle_group_account(ThrottleGroup *g, bool is_write, uint64_t bytes, 
         double holds = burst ? (double)burst * g->config.limit[k].length : rate / 10.0;
 
         if (rate && concerns) {
+            double added = units(&g->config, k, bytes);
+
             wait = MAX(wait, (g->level[k] - holds) / rate);
-            g->level[k] += units(&g->config, k, bytes);
+            g->level[k] += added;
+            if (g->config.limit[k].length > 1) {
+                wait = MAX(wait, (g->burst_level[k] - burst / 10.0) / burst);
+                g->burst_level[k] += added;
+            }
         }
     }
     pthread_mutex_unlock(&g->lock);

@@ -128,6 +128,9 @@ static bool find_threads(Export *e, const BlockExportIothreads *names, Error **e
     return true;
 }
 
+/* Malformed requests of clients are answered, not counted. */
+static const StatsConfig counting = {.account_failed = true};
+
 static bool coroutine_fn attach(Export *e, const char *node_name, Error **errp)
 {
     Node *n = node_lookup(NULL, node_name, errp);
@@ -147,7 +150,7 @@ static bool coroutine_fn attach(Export *e, const char *node_name, Error **errp)
     }
     e->edge = edge_attach(n, NULL, &owner, e, "root", EDGE_ROOT, perm, PERM_ALL, errp);
     if (e->edge) {
-        edge_keep_stats(e->edge);
+        edge_keep_stats(e->edge, &counting);
     }
     return e->edge;
 }

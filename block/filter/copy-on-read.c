@@ -11,6 +11,7 @@
  *
  * bottom is held by an edge, so it stays while the filter is open.
  */
+#include "block/copy-on-read.h"
 #include "filter.h"
 #include "qapi-types.h"
 #include <errno.h>
@@ -90,38 +91,39 @@ static void cor_child_perm(const Node *n, EdgeRole role, unsigned parent_perm,
 }
 
 /* The next piece of a range: must it be copied up? */
-static int coroutine_fn look(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
-                             uint64_t *ret_len, bool *ret_copy, bool *ret_zero)
+static int coroutine_fn look(Edge *e, const Edge *last, Request *r, GuestOffset offset,
+                             uint64_t bytes, uint64_t *ret_len, bool *ret_copy, bool *ret_zero)
 {
-    const CorState *s = n->state;
-    Node *image = edge_enter(n->file, r);
+    Node *image = edge_enter(e, r);
     int ret;
 
     while (image->driver->is_filter && image->file) {
         image = edge_enter(image->file, r);
     }
     *ret_copy = *ret_zero = false;
-    ret = edge_block_status_until(n->file, r, image, offset, bytes, REQ_COPY, ret_len);
+    ret = edge_block_status_until(e, r, image, offset, bytes, REQ_COPY, ret_len);
     if (ret < 0 || (ret & STATUS_ALLOCATED)) {
         return ret;
     }
     bytes = *ret_len;
-    if (s->bottom) {
-        const Node *bottom = atomic_load_explicit(&s->bottom->node, memory_order_acquire);
+    if (last) {
+        const Node *bottom =
+            atomic_load_explicit((_Atomic(Node *) *)&last->node, memory_order_acquire);
 
-        ret = edge_block_status_until(n->file, r, bottom, offset, bytes, REQ_COPY, ret_len);
+        ret = edge_block_status_until(e, r, bottom, offset, bytes, REQ_COPY, ret_len);
         *ret_copy = ret >= 0 && (ret & STATUS_ALLOCATED);
     } else {
-        ret = edge_block_status_above(n->file, r, offset, bytes, REQ_COPY, ret_len, NULL);
+        ret = edge_block_status_above(e, r, offset, bytes, REQ_COPY, ret_len, NULL);
         *ret_copy = ret >= 0;
     }
     *ret_zero = ret >= 0 && (ret & STATUS_ZERO);
     return ret;
 }
 
-static void coroutine_fn copy_range_up(Node *n, GuestOffset offset, uint64_t bytes)
+void coroutine_fn edge_copy_range_up(Edge *e, const Edge *bottom, GuestOffset offset,
+                                     uint64_t bytes, bool passes_holds)
 {
-    uint64_t end = MIN(offset.v + bytes, atomic_load(&n->size));
+    uint64_t end = MIN(offset.v + bytes, atomic_load(&e->target->size));
     int ret = 0;
 
     for (uint64_t at = offset.v, len; at < end && ret >= 0; at += len) {
@@ -129,10 +131,10 @@ static void coroutine_fn copy_range_up(Node *n, GuestOffset offset, uint64_t byt
         Request r;
 
         request_begin(&r, REQUEST_WRITE);
-        r.passes_holds = true;
-        ret = look(n, &r, guest(at), end - at, &len, &copy, &zero);
+        r.passes_holds = passes_holds;
+        ret = look(e, bottom, &r, guest(at), end - at, &len, &copy, &zero);
         if (ret >= 0 && copy) {
-            ret = edge_copy_up(n->file, &r, guest(at), len, zero, false);
+            ret = edge_copy_up(e, &r, guest(at), len, zero, false);
         }
         request_end(&r);
     }
@@ -142,7 +144,7 @@ static int coroutine_fn cor_preadv(Node *n, Request *r, GuestOffset offset, cons
                                    unsigned flags)
 {
     if (!atomic_load_explicit(&n->read_only, memory_order_relaxed)) {
-        copy_range_up(n, offset, iov->size);
+        edge_copy_range_up(n->file, ((const CorState *)n->state)->bottom, offset, iov->size, true);
     }
     return filter_preadv(n, r, offset, iov, flags);
 }

@@ -4,6 +4,7 @@
  *
  * Limits are given as one value, `limits`, or when the object is made by single members with names that begin with x-.
  */
+#include "block/backend-limits.h"
 #include "block/throttle.h"
 #include "block/throttle-objects.h"
 #include "object-internal.h"
@@ -77,6 +78,11 @@ static bool create(Object *o, Error **errp)
     struct json_object *limits;
     ThrottleConfig c;
 
+    t->group = backend_group_lookup(o->id);
+    if (t->group) {
+        error_set(errp, ERROR_EXISTS, o->id, "object-add", "A group with this name already exists");
+        return false;
+    }
     t->group = throttle_group_new();
     throttle_config_init(&c);
     if (!apply(options, "x-", &c, errp) ||
@@ -137,7 +143,7 @@ ThrottleGroup *throttle_group_lookup(const char *id)
 
     return o && o->type == &object_type_throttle_group
                ? throttle_group_ref(((ThrottleObject *)o)->group)
-               : NULL;
+               : backend_group_lookup(id);
 }
 
 #define LIMIT(name)                                                                                \

@@ -11,10 +11,11 @@
 #ifndef BLOCK_BACKEND_H
 #define BLOCK_BACKEND_H
 
-#include "block/node.h"
+#include "block/stats.h"
 
 typedef struct Backend Backend;
 struct BlockInfoList;
+struct BackendLimits;
 
 /* What is in a backend. */
 typedef struct Medium Medium;
@@ -61,6 +62,7 @@ const char *node_backend_name(const Node *n);
 Medium *backend_pin(Backend *b);
 Edge *medium_edge(const Medium *m);
 bool medium_is_in(const Medium *m); /* not taken out yet */
+Backend *medium_backend(const Medium *m);
 void coroutine_fn medium_unpin(Medium *m);
 
 /* Puts a node in; takes a reference by its edge.  Errors: "There already is a medium in the device", "The device was removed", permission
@@ -81,6 +83,13 @@ bool backend_writethrough(const Backend *b);
 /* The device lives longer than this or is set to NULL before. */
 void backend_set_device(Backend *b, const BackendDevice *d);
 const BackendDevice *backend_device(const Backend *b);
+/* Its limits on speed: see backend-limits.h. */
+struct BackendLimits *backend_limits(const Backend *b);
+/* Reads of consoles copy up what they read from backing images (copy-on-read=on). */
+void backend_set_copy_on_read(Backend *b, bool on);
+bool backend_copy_on_read(const Backend *b);
+/* Statistics of its media from the next one on. */
+void backend_set_stats(Backend *b, const StatsConfig *config);
 /* It goes from the name space; a device that uses it keeps it, anonymous. */
 void backend_forget_name(Backend *b);
 

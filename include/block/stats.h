@@ -19,15 +19,29 @@ typedef enum StatKind { STAT_READ, STAT_WRITE, STAT_FLUSH, STAT_UNMAP, STAT_KIND
 
 /* Sums. */
 typedef struct Stats {
-    uint64_t ops[STAT_KINDS], bytes[STAT_KINDS]; /* that succeeded */
-    uint64_t failed[STAT_KINDS];                 /* operations */
-    uint64_t time_ns[STAT_KINDS];                /* of all operations, failed ones too */
-    int64_t last_ns;                             /* clock_ns() of the last end; 0: there was none */
-    uint64_t highest_write;                      /* end of the highest write, bytes */
+    uint64_t ops[STAT_KINDS], bytes[STAT_KINDS];      /* that succeeded */
+    uint64_t failed[STAT_KINDS], invalid[STAT_KINDS]; /* operations */
+    uint64_t time_ns[STAT_KINDS]; /* of operations, failed ones too if account_failed */
+    int64_t last_ns;              /* virtual_clock_ns() of the last end; 0: there was none */
+    uint64_t highest_write;       /* end of the highest write, bytes */
 } Stats;
 
+#define STATS_INTERVALS_MAX        16
+#define STATS_INTERVAL_SECONDS_MAX 1000000
+
+/* What is counted how. */
+typedef struct StatsConfig {
+    bool account_invalid; /* malformed requests count for the time of the last request */
+    bool account_failed;  /* failed ones do, and their times */
+    unsigned n_intervals; /* over which times are told; see BlockDeviceTimedStats */
+    uint32_t interval[STATS_INTERVALS_MAX]; /* seconds, 1 to STATS_INTERVAL_SECONDS_MAX */
+} StatsConfig;
+#define STATS_CONFIG_DEFAULT ((StatsConfig){.account_invalid = true, .account_failed = true})
+
 /* From now on requests by the edge are counted; before it is used for the first one. */
-void edge_keep_stats(Edge *e);
+void edge_keep_stats(Edge *e, const StatsConfig *config);
+/* A request that was refused before it was one; e has statistics.  Any thread. */
+void edge_stat_invalid(Edge *e, StatKind kind);
 Stats edge_stats(const Edge *e); /* has them */
 Stats node_stats(const Node *n);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Throttle groups by the ids of their objects.  Control thread.
+ * Throttle groups by name: those of objects, and those of backends (backend-limits.h).  Control thread.
  */
 #ifndef BLOCK_THROTTLE_OBJECTS_H
 #define BLOCK_THROTTLE_OBJECTS_H

@@ -3,7 +3,8 @@
  * Limits on speed that several users share.
  *
  * Each limit is a bucket that requests fill and time empties, at the rate of the limit.  A request may begin when what is in the bucket is no
- * more than it holds: a tenth of a second's worth, or the burst.  A request is accounted when it is asked about, so those that
+ * more than it holds: a tenth of a second's worth, or the burst.  A burst that may last more than a second has a bucket of its own besides, which
+ * holds it to its rate.  A request is accounted when it is asked about, so those that
  * wait go in the order in which they came.
  */
 #ifndef BLOCK_THROTTLE_H
@@ -43,7 +44,7 @@ void throttle_group_unref(ThrottleGroup *g);
 void throttle_group_get(ThrottleGroup *g, ThrottleConfig *ret_config);
 /* Takes effect at once, also for those that wait.  config has been checked. */
 void throttle_group_set(ThrottleGroup *g, const ThrottleConfig *config);
-/* Accounts a request at time now (clock_ns()).  Returns how many nanoseconds it must wait; 0: none.  Any thread. */
+/* Accounts a request at time now (ns, of one clock for all users of the group).  Returns how many nanoseconds it must wait; 0: none.  Any thread. */
 int64_t throttle_group_account(ThrottleGroup *g, bool is_write, uint64_t bytes, int64_t now);
 /* Changes whenever limits are set: who waits looks again. */
 unsigned throttle_group_generation(ThrottleGroup *g);

@@ -424,6 +424,21 @@ bool coroutine_fn hmp_nbd_server_stop(Hmp *h, struct json_object *args, Error **
     return hmp_qmp("nbd-server-stop", NULL, NULL, errp);
 }
 
+/* ---- limits ---- */
+
+bool coroutine_fn hmp_block_set_io_throttle(Hmp *h, struct json_object *args, Error **errp)
+{
+    static const char *const names[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
+    const char *device = hmp_string(args, "device");
+    struct json_object *o = hmp_object(backend_find(device) ? "device" : "id", device, NULL);
+
+    (void)h;
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        add_int(o, names[i], args, names[i]);
+    }
+    return hmp_qmp("block_set_io_throttle", o, NULL, errp);
+}
+
 /* ---- media ---- */
 
 bool coroutine_fn hmp_eject(Hmp *h, struct json_object *args, Error **errp)

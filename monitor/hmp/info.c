@@ -55,6 +55,22 @@ static void print_value(Hmp *h, struct json_object *value, unsigned indent)
     }
 }
 
+static void print_limits(Hmp *h, struct json_object *ins)
+{
+    static const char *const names[] = {
+        "bps",     "bps_rd",  "bps_wr",   "bps_max",     "bps_rd_max",  "bps_wr_max", "iops",
+        "iops_rd", "iops_wr", "iops_max", "iops_rd_max", "iops_wr_max", "iops_size"};
+
+    if (!hmp_get(ins, "group")) {
+        return;
+    }
+    hmp_print(h, "    I/O throttling:  ");
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        hmp_print(h, " %s=%" G_GINT64_FORMAT, names[i], hmp_get_int(ins, names[i]));
+    }
+    hmp_print(h, " group=%s\n", hmp_get_string(ins, "group"));
+}
+
 static void print_snapshots(Hmp *h, struct json_object *list)
 {
     g_autoptr(SnapshotInfoList) snapshots = NULL;
@@ -147,6 +163,7 @@ static void print_inserted(Hmp *h, struct json_object *b, struct json_object *in
     if (strcmp(hmp_get_string(ins, "detect_zeroes"), "off") != 0) {
         hmp_print(h, "    Detect zeroes:    %s\n", hmp_get_string(ins, "detect_zeroes"));
     }
+    print_limits(h, ins);
     if (verbose) {
         struct json_object *i = hmp_get(ins, "image");
 

@@ -8,9 +8,11 @@
  * A device's disk is reached through its backend (what the command needs is added to its permissions and stays); a node through an edge of the
  * command's own, which goes when its last request has ended.
  */
-#include "block/backend.h"
+#include "block/backend-limits.h"
+#include "block/copy-on-read.h"
 #include "block/graph.h"
 #include "block/io.h"
+#include "block/stats.h"
 #include "hmp-table.h"
 #include "monitor/chardev.h"
 #include "monitor/personality/emulator.h"
@@ -30,7 +32,7 @@ typedef struct Target {
 
 typedef struct Io {
     Target *t;
-    bool write, zero, discard, unmap, fua, quiet, count, verify, async;
+    bool write, zero, discard, unmap, fua, quiet, count, verify, async, invalid;
     int pattern; /* -1: none */
     int64_t offset, length;
     int64_t began;
@@ -119,6 +121,19 @@ static bool coroutine_fn target_need(Target *t, unsigned perm, Error **errp)
            edge_set_perm(t->edge, t->edge->perm | perm, PERM_ALL, errp);
 }
 
+static bool copies_on_read(const Target *t)
+{
+    return t->backend && backend_copy_on_read(t->backend) &&
+           !atomic_load(&t->edge->target->read_only);
+}
+
+static unsigned perm_of(const Io *io)
+{
+    unsigned read = PERM_CONSISTENT_READ;
+
+    return io->write ? PERM_WRITE : copies_on_read(io->t) ? read | PERM_WRITE_UNCHANGED : read;
+}
+
 /* ---- one request ---- */
 
 static char *size_text(double v)
@@ -162,6 +177,12 @@ static int coroutine_fn transfer(const Io *io, uint8_t *buf)
     Request r;
     int ret;
 
+    if (io->t->medium) {
+        medium_throttle_begin(io->t->medium, io->write, io->length);
+    }
+    if (!io->write && copies_on_read(io->t)) {
+        edge_copy_range_up(e, NULL, (GuestOffset){io->offset}, io->length, false);
+    }
     request_begin(&r, io->write ? REQUEST_WRITE : REQUEST_READ);
     if (io->discard) {
         ret = edge_pdiscard(e, &r, (GuestOffset){io->offset}, io->length);
@@ -174,6 +195,9 @@ static int coroutine_fn transfer(const Io *io, uint8_t *buf)
         ret = edge_pread(e, &r, (GuestOffset){io->offset}, buf, io->length, 0);
     }
     request_end(&r);
+    if (io->t->medium) {
+        medium_throttle_end();
+    }
     return ret;
 }
 
@@ -291,6 +315,8 @@ static bool parse_io(Io *io, char **words, Error **errp)
                 io->fua = true;
             } else if (*p == 'q') {
                 io->quiet = true;
+            } else if (*p == 'i' && io->async) { /* for who looks at statistics */
+                io->invalid = true;
             } else if (*p != 'C' && *p != 'n' && *p != 'p') {
                 error_set(errp, ERROR_INVALID, words[0], "qemu-io", "invalid option -- '%.*s'",
                           (int)(g_utf8_next_char(p) - p), p);
@@ -316,10 +342,16 @@ static bool coroutine_fn cmd_io(Target *t, char **words, Error **errp)
     io->async = g_str_has_prefix(name, "aio_");
     io->discard = strcmp(name, "discard") == 0;
     io->write = io->discard || strstr(name, "write");
-    if (!parse_io(io, words + 1, errp) ||
-        !target_need(t, io->write ? PERM_WRITE : PERM_CONSISTENT_READ, errp)) {
+    if (!parse_io(io, words + 1, errp) || !target_need(t, perm_of(io), errp)) {
         g_free(io);
         return false;
+    }
+    if (io->invalid) {
+        if (t->edge->stats) {
+            edge_stat_invalid(t->edge, io->write ? STAT_WRITE : STAT_READ);
+        }
+        g_free(io);
+        return true;
     }
     if (io->async) {
         t->refs++;

@@ -6,6 +6,7 @@
 #define MONITOR_DRIVE_OPTIONS_H
 
 #include "block/backend.h"
+#include "block/throttle.h"
 #include "util/coroutine.h"
 #include "util/error.h"
 #include <json-c/json.h>
@@ -29,5 +30,14 @@ bool coroutine_fn drive_options_complete(const DriveNodes *d, struct json_object
 bool drive_options_check(struct json_object *o, Error **errp);
 /* What a drive without a medium says of its first one. */
 void drive_options_defaults(const DriveNodes *d, struct json_object *nested, MediumDefaults *ret);
+
+/* ---- options of the drive itself; taken out of o, which is flat ---- */
+
+/* An option that has two names gets the second one.  Error: both are given. */
+bool drive_take_alias(struct json_object *o, const char *alias, const char *name, Error **errp);
+bool drive_on_off(const char *key, const char *value, bool *ret, Error **errp);
+/* limits.c: *ret_group is NULL if none is named; freed by the caller. */
+bool drive_take_limits(struct json_object *o, ThrottleConfig *ret, char **ret_group, Error **errp);
+bool drive_take_stats(struct json_object *o, StatsConfig *ret, Error **errp);
 
 #endif

@@ -7,11 +7,13 @@
  *
  * Names: a drive without id is named after its place, as the emulator does it: virtio0, none0, ide0-hd1, ide1-cd0, floppy0, scsi0-hd0.
  */
+#include "block/backend-limits.h"
 #include "block/graph.h"
 #include "block/superseded.h"
 #include "drive-options.h"
 #include "emulator.h"
 #include "qapi-types.h"
+#include "util/log.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -234,7 +236,7 @@ static bool take_cache(struct json_object *o, bool *ret_writethrough, Error **er
     return true;
 }
 
-static bool take_alias(struct json_object *o, const char *alias, const char *name, Error **errp)
+bool drive_take_alias(struct json_object *o, const char *alias, const char *name, Error **errp)
 {
     g_autofree char *value = NULL;
 
@@ -250,62 +252,7 @@ static bool take_alias(struct json_object *o, const char *alias, const char *nam
     return true;
 }
 
-#define THROTTLE_VALUE_MAX INT64_C(1000000000000000)
-
-/* Limits of I/O: checked, and refused. */
-static bool check_throttling(struct json_object *o, Error **errp)
-{
-    static const struct {
-        const char *alias, *name;
-    } aliases[] = {
-        {"iops", "throttling.iops-total"},
-        {"iops_rd", "throttling.iops-read"},
-        {"iops_wr", "throttling.iops-write"},
-        {"bps", "throttling.bps-total"},
-        {"bps_rd", "throttling.bps-read"},
-        {"bps_wr", "throttling.bps-write"},
-        {"iops_max", "throttling.iops-total-max"},
-        {"iops_rd_max", "throttling.iops-read-max"},
-        {"iops_wr_max", "throttling.iops-write-max"},
-        {"bps_max", "throttling.bps-total-max"},
-        {"bps_rd_max", "throttling.bps-read-max"},
-        {"bps_wr_max", "throttling.bps-write-max"},
-        {"iops_size", "throttling.iops-size"},
-        {"group", "throttling.group"},
-    };
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(aliases); i++) {
-        g_autofree char *value = NULL;
-        int64_t v;
-
-        if (!take_alias(o, aliases[i].alias, aliases[i].name, errp)) {
-            return false;
-        }
-        value = legacy_opts_take(o, aliases[i].name);
-        if (!value || strcmp(aliases[i].alias, "group") == 0) {
-            continue; /* a group of nothing limits nothing */
-        }
-        if (!g_ascii_string_to_signed(value, 10, G_MININT64, G_MAXINT64, &v, NULL)) {
-            error_set(errp, ERROR_INVALID, aliases[i].name, "drive",
-                      "Parameter '%s' expects a number", aliases[i].name);
-            return false;
-        }
-        if (v < 0 || v > THROTTLE_VALUE_MAX) {
-            error_set(errp, ERROR_INVALID, aliases[i].name, "drive",
-                      "bps/iops/max values must be within [0, %" G_GINT64_FORMAT "]",
-                      THROTTLE_VALUE_MAX);
-            return false;
-        }
-        if (v > 0) {
-            error_set(errp, ERROR_UNSUPPORTED, aliases[i].name, "drive",
-                      "Parameter '%s': limits of drives are not supported", aliases[i].name);
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool on_off(const char *key, const char *value, bool *ret, Error **errp)
+bool drive_on_off(const char *key, const char *value, bool *ret, Error **errp)
 {
     if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0) {
         error_set(errp, ERROR_INVALID, key, "drive", "Parameter '%s' expects 'on' or 'off'", key);
@@ -315,21 +262,33 @@ static bool on_off(const char *key, const char *value, bool *ret, Error **errp)
     return true;
 }
 
-static bool take_flags(struct json_object *o, bool *ret_temporary, Error **errp)
+/* What a drive is, beside its nodes. */
+typedef struct DriveSettings {
+    bool temporary, writethrough, copy_on_read;
+    MediumDefaults defaults;
+    ThrottleConfig limits;
+    char *group; /* of the limits; NULL: called like the drive */
+    StatsConfig stats;
+} DriveSettings;
+
+static bool is_on(struct json_object *o, const char *name)
+{
+    return g_strcmp0(json_object_get_string(json_object_object_get(o, name)), "on") == 0;
+}
+
+static bool take_flags(struct json_object *o, bool read_only, DriveSettings *s, Error **errp)
 {
     g_autofree char *discard = NULL, *snapshot = legacy_opts_take(o, "snapshot"),
                     *copy_on_read = legacy_opts_take(o, "copy-on-read");
-    bool on = false;
 
-    *ret_temporary = all_temporary;
-    if ((snapshot && !on_off("snapshot", snapshot, ret_temporary, errp)) ||
-        (copy_on_read && !on_off("copy-on-read", copy_on_read, &on, errp))) {
+    s->temporary = all_temporary;
+    if ((snapshot && !drive_on_off("snapshot", snapshot, &s->temporary, errp)) ||
+        (copy_on_read && !drive_on_off("copy-on-read", copy_on_read, &s->copy_on_read, errp))) {
         return false;
     }
-    if (on) {
-        error_set(errp, ERROR_UNSUPPORTED, "copy-on-read", "drive",
-                  "Parameter 'copy-on-read' is not supported");
-        return false;
+    if (s->copy_on_read && (read_only || is_on(o, "read-only"))) {
+        log_warn("disabling copy-on-read on read-only drive");
+        s->copy_on_read = false;
     }
     discard = legacy_opts_take(o, "discard");
     if (discard) {
@@ -347,13 +306,13 @@ static bool take_flags(struct json_object *o, bool *ret_temporary, Error **errp)
 
 static bool take_error_actions(struct json_object *o, Error **errp)
 {
-    static const char *const known[] = {"ignore", "enospc", "stop", "report", "auto", NULL};
+    static const char *const known[] = {"ignore", "stop", "report", "auto", "enospc", NULL};
     static const char *const names[] = {"werror", "rerror"};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
         g_autofree char *value = legacy_opts_take(o, names[i]);
 
-        if (value && !g_strv_contains(known, value)) {
+        if (value && (!g_strv_contains(known, value) || (i && strcmp(value, "enospc") == 0))) {
             error_set(errp, ERROR_INVALID, names[i], "drive", "'%s' invalid %s error action", value,
                       i ? "read" : "write");
             return false;
@@ -416,17 +375,16 @@ static bool coroutine_fn insert(Backend *b, BlockdevOptions *options, bool tempo
 
 /* The nodes: *ret_options NULL if there is no medium.  o: what is left of the options. */
 static bool coroutine_fn build_nodes(struct json_object *o, bool cdrom,
-                                     BlockdevOptions **ret_options, bool *ret_writethrough,
-                                     bool *ret_temporary, MediumDefaults *ret_defaults,
-                                     Error **errp)
+                                     BlockdevOptions **ret_options, DriveSettings *s, Error **errp)
 {
     DriveNodes n = {.read_only = cdrom};
     struct json_object *nested = NULL;
     bool ok;
 
-    ok = take_driver(o, &n, errp) && take_alias(o, "readonly", "read-only", errp) &&
-         take_error_actions(o, errp) && check_throttling(o, errp) &&
-         take_flags(o, ret_temporary, errp) && take_cache(o, ret_writethrough, errp);
+    ok = take_driver(o, &n, errp) && drive_take_alias(o, "readonly", "read-only", errp) &&
+         take_error_actions(o, errp) && drive_take_limits(o, &s->limits, &s->group, errp) &&
+         drive_take_stats(o, &s->stats, errp) && take_flags(o, cdrom, s, errp) &&
+         take_cache(o, &s->writethrough, errp);
     n.file = legacy_opts_take(o, "file");
     n.aio = legacy_opts_take(o, "aio");
     if (ok) {
@@ -434,7 +392,7 @@ static bool coroutine_fn build_nodes(struct json_object *o, bool cdrom,
         ok = nested != NULL;
     }
     if (ok) {
-        drive_options_defaults(&n, nested, ret_defaults);
+        drive_options_defaults(&n, nested, &s->defaults);
     }
     ok = ok && drive_options_complete(&n, nested, ret_options, errp);
     json_object_put(nested);
@@ -449,9 +407,9 @@ bool coroutine_fn drive_new(const char *options, const Drive **ret_drive, Error 
     g_autoptr(JsonObject) o = legacy_opts_parse(options, "file", errp);
     g_autoptr(BlockdevOptions) nodes = NULL;
     Drive *d = g_new0(Drive, 1);
-    bool writethrough = false, temporary = false;
-    MediumDefaults defaults = {0};
+    DriveSettings s = {0};
     Backend *b = NULL;
+    bool ok;
 
     if (o && take_interface(o, d, errp) && take_media(o, d, errp) && take_place(o, d, errp)) {
         choose_id(o, d);
@@ -462,8 +420,14 @@ bool coroutine_fn drive_new(const char *options, const Drive **ret_drive, Error 
         return false;
     }
     backend_ref(b); /* opening suspends */
-    if (!build_nodes(o, d->cdrom, &nodes, &writethrough, &temporary, &defaults, errp) ||
-        (nodes && !insert(b, nodes, temporary, errp))) {
+    ok = build_nodes(o, d->cdrom, &nodes, &s, errp);
+    if (ok) {
+        backend_set_stats(b, &s.stats);
+        ok = backend_set_limits(b, &s.limits, s.group, d->id, errp) &&
+             (!nodes || insert(b, nodes, s.temporary, errp));
+    }
+    g_free(s.group);
+    if (!ok) {
         if (!backend_is_gone(b)) {
             backend_free(b);
         }
@@ -471,8 +435,9 @@ bool coroutine_fn drive_new(const char *options, const Drive **ret_drive, Error 
         drive_free(d);
         return false;
     }
-    backend_set_writethrough(b, writethrough);
-    backend_set_defaults(b, &defaults);
+    backend_set_writethrough(b, s.writethrough);
+    backend_set_copy_on_read(b, s.copy_on_read);
+    backend_set_defaults(b, &s.defaults);
     backend_unref(b); /* there it is, or insert() would have failed */
     if (!drives) {
         drives = g_ptr_array_new_with_free_func(drive_free);

@@ -96,6 +96,8 @@ void device_print_help(void);
 
 /* A storage daemon has no removable media: their commands are not there.  Before the first request. */
 void media_hide_commands(void);
+/* The backend that a command means by its device or id, of which one is not NULL; referenced. */
+Backend *media_find_backend(const char *device, const char *id, Error **errp);
 
 /* ---- machine.c ---- */
 

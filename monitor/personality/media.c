@@ -25,6 +25,7 @@ void media_hide_commands(void)
         "blockdev-insert-medium",
         "blockdev-change-medium",
         "DEVICE_TRAY_MOVED",
+        "block_set_io_throttle",
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
@@ -32,8 +33,7 @@ void media_hide_commands(void)
     }
 }
 
-/* Referenced. */
-static Backend *find(const char *device, const char *id, Error **errp)
+Backend *media_find_backend(const char *device, const char *id, Error **errp)
 {
     Backend *b;
 
@@ -183,35 +183,35 @@ static bool coroutine_fn put_in(Backend *b, Node *n, Error **errp)
 bool coroutine_fn qmp_eject(const EjectArg *arg, Error **errp)
 {
     const char *name = arg->device ? arg->device : arg->id;
-    g_autoptr(Backend) b = find(arg->device, arg->id, errp);
+    g_autoptr(Backend) b = media_find_backend(arg->device, arg->id, errp);
 
     return b && open_tray(b, name, errp) && remove_medium(b, name, errp);
 }
 
 bool coroutine_fn qmp_blockdev_open_tray(const BlockdevOpenTrayArg *arg, Error **errp)
 {
-    g_autoptr(Backend) b = find(arg->device, arg->id, errp);
+    g_autoptr(Backend) b = media_find_backend(arg->device, arg->id, errp);
 
     return b && open_tray(b, arg->device ? arg->device : arg->id, errp);
 }
 
 bool coroutine_fn qmp_blockdev_close_tray(const BlockdevCloseTrayArg *arg, Error **errp)
 {
-    g_autoptr(Backend) b = find(arg->device, arg->id, errp);
+    g_autoptr(Backend) b = media_find_backend(arg->device, arg->id, errp);
 
     return b && close_tray(b, arg->device ? arg->device : arg->id, errp);
 }
 
 bool coroutine_fn qmp_blockdev_remove_medium(const BlockdevRemoveMediumArg *arg, Error **errp)
 {
-    g_autoptr(Backend) b = find(NULL, arg->id, errp);
+    g_autoptr(Backend) b = media_find_backend(NULL, arg->id, errp);
 
     return b && remove_medium(b, arg->id, errp);
 }
 
 bool coroutine_fn qmp_blockdev_insert_medium(const BlockdevInsertMediumArg *arg, Error **errp)
 {
-    g_autoptr(Backend) b = find(NULL, arg->id, errp);
+    g_autoptr(Backend) b = media_find_backend(NULL, arg->id, errp);
     g_autoptr(Node) n = NULL;
 
     if (!b) {
@@ -292,7 +292,7 @@ static bool coroutine_fn exchange(Backend *b, const char *name, Node *n, Error *
 bool coroutine_fn qmp_blockdev_change_medium(const BlockdevChangeMediumArg *arg, Error **errp)
 {
     const char *name = arg->device ? arg->device : arg->id;
-    g_autoptr(Backend) b = find(arg->device, arg->id, errp);
+    g_autoptr(Backend) b = media_find_backend(arg->device, arg->id, errp);
     g_autoptr(BlockdevOptions) options = b ? describe_medium(b, arg, errp) : NULL;
     Node *n = options ? drive_open(options, errp) : NULL;
     bool ok =

@@ -14,6 +14,7 @@
 #include "monitor/chardev.h"
 #include "monitor/qmp.h"
 #include "qapi/visit.h"
+#include "util/virtual-clock.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,7 @@ typedef enum Kind {
     MONITOR,
     OBJECT,
     QTEST,
+    ACCEL,
     FLAG, /* known here by its name */
 } Kind;
 
@@ -37,7 +39,7 @@ static const struct {
     bool has_arg;
     Kind kind;
 } table[] = {
-    {"accel", true, IGNORED},
+    {"accel", true, ACCEL},
     {"audio", true, IGNORED},
     {"blockdev", true, BLOCKDEV},
     {"boot", true, IGNORED},
@@ -107,7 +109,7 @@ static const struct {
 
 static struct {
     GArray *options; /* of Option */
-    bool nodefaults, nographic, has_monitor;
+    bool nodefaults, nographic, has_monitor, has_accel;
 } line;
 
 bool emulator_by_name(const char *program)
@@ -165,9 +167,9 @@ static G_GNUC_NORETURN void print_usage(void)
            g_get_prgname());
     for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
         printf("-%s%s%s\n", table[i].name, table[i].has_arg ? " <argument>" : "",
-               table[i].kind == IGNORED   ? "  (changes nothing)"
-               : table[i].kind == REFUSED ? "  (not supported)"
-                                          : "");
+               table[i].kind == IGNORED || table[i].kind == ACCEL ? "  (changes nothing)"
+               : table[i].kind == REFUSED                         ? "  (not supported)"
+                                                                  : "");
     }
     leave();
 }
@@ -218,6 +220,13 @@ static void take(CommandLine *cl, unsigned i, const char *spelled, const char *a
         if (arg) {
             answer_help(o.name, arg);
         }
+        break;
+    case ACCEL:
+        answer_help(o.name, arg);
+        if (!line.has_accel && (strcmp(arg, "qtest") == 0 || g_str_has_prefix(arg, "qtest,"))) {
+            virtual_clock_stop();
+        }
+        line.has_accel = true; /* the first one counts */
         break;
     case REFUSED:
         bad(spelled, "not supported");

@@ -2,12 +2,14 @@
 /*
  * The test protocol of emulators, as far as it concerns a machine without a machine: the clock.
  *
- * A client sends lines; each has one line as its answer.  clock_step moves a clock that stands still otherwise; nothing here runs on that
- * clock yet.  When the client comes and goes is told on stderr, as clients look for it there.
+ * A client sends lines; each has one line as its answer.  clock_step moves a clock that stands still otherwise (util/virtual-clock.h): limits
+ * and statistics of drives go by it.  What it lets go has ended when it is answered.  When the client comes and goes is told on stderr, as clients look for it there.
  */
+#include "block/backend-limits.h"
 #include "emulator.h"
 #include "monitor/chardev.h"
 #include "util/loop.h"
+#include "util/virtual-clock.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +19,6 @@
 static struct {
     Chardev *chardev;
     GString *line;
-    int64_t now;    /* ns, of the clock that stands still */
     int64_t opened; /* clock_ns() */
 } qtest;
 
@@ -26,6 +27,22 @@ static void answer(const char *text)
     g_autofree char *line = g_strconcat(text, "\n", NULL);
 
     chardev_write(qtest.chardev, line, strlen(line));
+}
+
+static void coroutine_fn answer_step(void *opaque)
+{
+    g_autofree char *text = NULL;
+
+    (void)opaque;
+    backend_limits_advance();
+    text = g_strdup_printf("OK %" G_GINT64_FORMAT, virtual_clock_ns());
+    answer(text);
+}
+
+static void step(int64_t ns)
+{
+    virtual_clock_step(MAX(ns, 0));
+    co_start(answer_step, NULL);
 }
 
 static void carry_out(char *line)
@@ -37,19 +54,13 @@ static void carry_out(char *line)
         return;
     }
     if (strcmp(words[0], "clock_step") == 0) {
-        int64_t step = words[1] ? g_ascii_strtoll(words[1], NULL, 0) : 0;
-
-        if (step >= 0 && step < G_MAXINT64 - qtest.now) {
-            qtest.now += step;
-        }
-        text = g_strdup_printf("OK %" G_GINT64_FORMAT, qtest.now);
+        step(words[1] ? g_ascii_strtoll(words[1], NULL, 0) : 0);
     } else if (strcmp(words[0], "clock_set") == 0 && words[1]) {
-        qtest.now = MAX(qtest.now, g_ascii_strtoll(words[1], NULL, 0));
-        text = g_strdup_printf("OK %" G_GINT64_FORMAT, qtest.now);
+        step(g_ascii_strtoll(words[1], NULL, 0) - virtual_clock_ns());
     } else {
         text = g_strdup_printf("FAIL Unknown command '%s'", words[0]);
+        answer(text);
     }
-    answer(text);
 }
 
 static void on_opened(void *opaque)

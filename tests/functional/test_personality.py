@@ -61,8 +61,6 @@ def test_probes(run):
      "'read-only' and its alias 'readonly' can't be used at the same time"),
     (['-drive', 'driver=null-co,node-name=123foo'],
      "qemu-system-x86_64: -drive driver=null-co,node-name=123foo: Invalid node-name: '123foo'"),
-    (['-drive', 'driver=null-co,if=none,iops=100'],
-     "qemu-system-x86_64: -drive driver=null-co,if=none,iops=100: Parameter 'throttling.iops-total': limits of drives are not supported"),
     *[([*args[:-1], args[-1]], f"qemu-system-x86_64: {args[0]} {args[1]}: {text}") for args, text in [
         (['-drive', 'driver=null-co,bps_rd_max=1,throttling.bps-read-max=2'],
          "'throttling.bps-read-max' and its alias 'bps_rd_max' can't be used at the same time"),
