@@ -206,12 +206,32 @@ bool coroutine_fn edge_set_perm(Edge *e, unsigned perm, unsigned shared, Error *
     return true;
 }
 
+/* A filter is called what the image below it is. */
+static void rename_filter(Node *filter, const Node *below)
+{
+    if (!filter->filename || !below->filename) {
+        return;
+    }
+    g_free(filter->filename);
+    filter->filename = g_strdup(below->filename);
+    for (guint i = 0; i < filter->parents->len; i++) {
+        const Edge *e = g_ptr_array_index(filter->parents, i);
+
+        if (e->parent && e->parent->driver->is_filter && e->parent->file == e) {
+            rename_filter(e->parent, filter);
+        }
+    }
+}
+
 void edge_retarget(Edge *e, Node *target)
 {
     Node *old = e->target;
 
     g_ptr_array_remove(old->parents, e);
     link_parent(e, target);
+    if (e->parent && e->parent->driver->is_filter && e->parent->file == e) {
+        rename_filter(e->parent, target);
+    }
     /* The change still holds references to both, so this one is never the last. */
     g_assert(old->refs > 1);
     node_unref(old);

@@ -229,6 +229,24 @@ Node *node_skip_filters(Node *n)
     return n;
 }
 
+const Edge *node_find_use(const Node *n, EdgeRole role)
+{
+    for (guint i = 0; i < n->parents->len; i++) {
+        const Edge *e = g_ptr_array_index(n->parents, i), *above = NULL;
+
+        if (e->role == role) {
+            return e;
+        }
+        if (e->role == EDGE_FILTERED && e->parent && e->parent->driver->is_filter) {
+            above = node_find_use(e->parent, role);
+        }
+        if (above) {
+            return above;
+        }
+    }
+    return NULL;
+}
+
 bool node_can_compress(const Node *n)
 {
     while (n->driver->compresses && n->driver->is_filter && n->file) {

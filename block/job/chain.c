@@ -2,6 +2,10 @@
 /*
  * Chains of backing nodes: finding one's way, and the changes at the end of a job.  See chain.h.
  *
+ * Between two images there may be filters.  Data is looked at in images alone; filters count where edges move: whose users move is the node that
+ * was named, so the filters above it stay, and where they move to is the node that was named, so that those from there on down stay too.  What lies
+ * between goes.
+ *
  * The nodes that a job works on are held by edges of the job, so nobody else changes the chain between them; two jobs side by side on one
  * chain may end at once, and take turns (chain_lock).
  */
@@ -37,27 +41,68 @@ void chain_unlock(void)
 
 /* ---- finding ---- */
 
-Node *chain_backing(const Node *n)
+Node *chain_below(const Node *n)
 {
-    Edge *e = atomic_load_explicit(&((Node *)n)->backing, memory_order_acquire);
+    Edge *e = n->driver->is_filter
+                  ? n->file
+                  : atomic_load_explicit(&((Node *)n)->backing, memory_order_acquire);
 
     return e ? e->target : NULL;
+}
+
+Node *chain_backing(const Node *n)
+{
+    Node *below = chain_below(node_skip_filters((Node *)n));
+
+    return below ? node_skip_filters(below) : NULL;
 }
 
 bool chain_contains(const Node *top, const Node *n)
 {
     while (top && top != n) {
-        top = chain_backing(top);
+        top = chain_below(top);
     }
     return top;
 }
 
 Node *chain_overlay(Node *top, const Node *n)
 {
+    n = node_skip_filters((Node *)n);
+    top = node_skip_filters(top);
     while (top && chain_backing(top) != n) {
         top = chain_backing(top);
     }
     return top;
+}
+
+Node *chain_above(Node *top, const Node *n)
+{
+    while (top && chain_below(top) != n) {
+        top = chain_below(top);
+    }
+    return top;
+}
+
+static void add_overlay_edges(const Node *n, GPtrArray *edges)
+{
+    for (guint i = 0; i < n->parents->len; i++) {
+        Edge *e = g_ptr_array_index(n->parents, i);
+
+        if (e->role == EDGE_COW && !e->parent->driver->is_filter) {
+            g_ptr_array_add(edges, e);
+        } else if (e->role == EDGE_FILTERED && e->parent && e->parent->driver->is_filter &&
+                   !chain_is_filter(e->parent)) {
+            add_overlay_edges(e->parent, edges);
+        }
+    }
+}
+
+GPtrArray *chain_overlay_edges(const Node *n)
+{
+    GPtrArray *edges = g_ptr_array_new();
+
+    add_overlay_edges(n, edges);
+    return edges;
 }
 
 static bool same_name(const Node *overlay, Node *n, const char *name)
@@ -108,13 +153,14 @@ bool chain_is_filter(const Node *n)
     return n->driver >= filters && n->driver < filters + G_N_ELEMENTS(filters);
 }
 
-bool chain_check_end(const Node *n, Error **errp)
+Node *chain_named(const char *name, Error **errp)
 {
-    if (n->driver->is_filter) {
-        error_set(errp, ERROR_UNSUPPORTED, n->name, "job",
-                  "Node '%s' is a filter between images, through which jobs do not look", n->name);
+    Node *n = node_lookup(NULL, name, errp);
+
+    while (n && chain_is_filter(n)) {
+        n = n->file->target;
     }
-    return !n->driver->is_filter;
+    return n;
 }
 
 Node *chain_lookup(const char *name, Error **errp)
@@ -204,14 +250,14 @@ bool coroutine_fn chain_wait_free(Node *top, const Node *bottom, Error **errp)
     /* The chain may be another one after a wait. */
     do {
         waited = false;
-        for (Node *n = top; n && !waited; n = n == bottom ? NULL : chain_backing(n)) {
+        for (Node *n = top; n && !waited; n = n == bottom ? NULL : chain_below(n)) {
             waited = n->reserved_by;
             if (!node_wait_unreserved(n, errp)) {
                 return false;
             }
         }
     } while (waited);
-    for (Node *n = top; n; n = n == bottom ? NULL : chain_backing(n)) {
+    for (Node *n = top; n; n = n == bottom ? NULL : chain_below(n)) {
         if (!node_check_no_job(n, errp)) {
             return false;
         }
@@ -270,10 +316,9 @@ bool coroutine_fn chain_write_backing(Node *n, const Node *backing, const char *
         return true;
     }
     if (backing) {
+        backing = node_skip_filters((Node *)backing);
         name = file ? g_strdup(file) : backing->filename ? chain_full_name(backing) : NULL;
-        format = mask_protocol && backing->driver->is_protocol
-                     ? "raw"
-                     : node_skip_filters((Node *)backing)->driver->name;
+        format = mask_protocol && backing->driver->is_protocol ? "raw" : backing->driver->name;
     }
     if (!node_set_writable(n, errp)) {
         return false;

@@ -12,23 +12,30 @@
 void coroutine_fn chain_lock(void);
 void chain_unlock(void);
 
+/* An image is a node that is no filter.  What n, image or filter, shows data of: its backing node or its child, filters included; NULL: nothing. */
+Node *chain_below(const Node *n);
+/* The next image below the image that n is or stands for; NULL: none. */
 Node *chain_backing(const Node *n);
-/* Is n `top`, or below it by backing edges? */
+/* Is n, image or filter, `top` or below it? */
 bool chain_contains(const Node *top, const Node *n);
-/* The node above `n` in the chain from `top`; NULL: none. */
+/* The image in the chain from `top` whose next image is the one that n is or stands for; NULL: none. */
 Node *chain_overlay(Node *top, const Node *n);
-/* The backing node of some node from `top` on down whose file is `name`, as written in headers or in full; NULL: none. */
+/* The node, image or filter, right above n in the chain from `top`; NULL: none. */
+Node *chain_above(Node *top, const Node *n);
+/* The backing edges of other images that lead to n, itself or through filters (those of jobs excepted).  Free the array only. */
+GPtrArray *chain_overlay_edges(const Node *n);
+/* The backing image of some image from `top` on down whose file is `name`, as written in headers or in full; NULL: none. */
 Node *chain_find_file(Node *top, const char *name);
-/* A chain ends at a filter between its images, for all that these functions know.  False: n is such an end, which no job may take for the last
- * image.  Error: "Node '…' is a filter between images, through which jobs do not look". */
-bool chain_check_end(const Node *n, Error **errp);
-/* A node by name; filters stand for the node below them. */
+/* The node of that name; filters that jobs have inserted stand for the node below them. */
+Node *chain_named(const char *name, Error **errp);
+/* The image that the node of that name is or stands for. */
 Node *chain_lookup(const char *name, Error **errp);
 /* Jobs work on active nodes.  what, above: what n would be to which node (NULL: one without a name of its own); prefix: what the text begins with.
  * Error: "Inactive '%s' can't be a %s child of active '%s'". */
 bool chain_check_active(const Node *n, const char *what, const char *above, const char *prefix,
                         Error **errp);
-/* Waits (bounded) until no transaction has a node from `top` down to `bottom` (NULL: the end) reserved, then looks whether a job has one. */
+/* Waits (bounded) until no transaction has a node, filters included, from `top` down to `bottom` (NULL: the end) reserved, then looks whether a job has
+ * one. */
 bool coroutine_fn chain_wait_free(Node *top, const Node *bottom, Error **errp);
 
 /* A node of that name that is there while the job runs, above n: for those who look for the filters that others insert.  Name NULL:
@@ -41,7 +48,7 @@ bool chain_is_filter(const Node *n);
 /* Backing edges from top down to base: what changes in base does not show in top.  Ends with false. */
 void coroutine_fn chain_set_lenient(Node *top, const Node *base, bool lenient);
 
-/* Makes `backing` (NULL: none) what the header of n names, durably; n may be read-only.  file: what to write instead of its name; mask_protocol: a
+/* Makes the image of `backing` (NULL: none) what the header of n names, durably; n may be read-only.  file: what to write instead of its name; mask_protocol: a
  * protocol node's format is written as raw. */
 bool coroutine_fn chain_write_backing(Node *n, const Node *backing, const char *file,
                                       bool mask_protocol, Error **errp);

@@ -8,7 +8,8 @@
  *   converge    until little is left (converge.h)
  *   ready       what guests write is copied behind them, nobody is slowed down
  *   complete    converge again, then pivot
- *   pivot       writes into top are held (hold.c), those under way end, the rest is copied; then one instant moves all users of top to base.
+ *   pivot       writes into top are held (hold.c), those under way end, the rest is copied; then one instant moves all users of top (or of
+ *               the filter above it that the job was given) to base.
  *               If that takes more than HOLD_NS, all goes on as before and it is tried again later: no guest waits longer than that
  *
  * With a snapshot journal base is durable before the pivot, and the journal knows which of the two is the disk, whenever the process ends
@@ -37,8 +38,10 @@ static Converge converge_of(CommitJob *c)
 /* While writes are held: nothing of top is missing in base any more. */
 static bool coroutine_fn catch_up(CommitJob *c, int64_t deadline)
 {
-    if (!node_wait_writes(c->top, false, deadline)) {
-        return false;
+    for (Node *n = c->from; n; n = commit_next_moved(c, n)) {
+        if (!node_wait_writes(n, false, deadline)) {
+            return false;
+        }
     }
     while (dirty_bitmap_count(c->copy.todo) > 0) {
         if (clock_ns() >= deadline || !copy_run(&c->copy, deadline, true)) {
@@ -55,7 +58,9 @@ static bool coroutine_fn try_pivot(CommitJob *c, bool move, Error **errp)
     Change *change = change_new();
     bool recorded = false, done;
 
-    change_add(change, c->top, c->base, NULL);
+    for (Node *n = c->from; n; n = commit_next_moved(c, n)) {
+        change_add(change, n, c->to, NULL);
+    }
     change_arm(change);
     change_hold(change, deadline);
     done = catch_up(c, begun);
@@ -80,7 +85,10 @@ static bool coroutine_fn try_pivot(CommitJob *c, bool move, Error **errp)
 /* Users of top come with what they need. */
 static bool coroutine_fn get_permissions(CommitJob *c, Error **errp)
 {
-    return edge_set_perm(c->base_edge, c->base_edge->perm | c->top->perm, PERM_ALL, errp);
+    unsigned perm = c->top->perm | c->from->perm;
+
+    return edge_set_perm(c->base_edge, c->base_edge->perm | perm, PERM_ALL, errp) &&
+           (!c->to_edge || edge_set_perm(c->to_edge, perm, PERM_ALL, errp));
 }
 
 /* Makes base the same as top at an instant, and moves top's users there if `move`. */

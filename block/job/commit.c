@@ -110,15 +110,14 @@ static bool coroutine_fn grow_base(CommitJob *c, Error **errp)
 /* An overlay that is longer than top read zeroes behind its end; base must not show more. */
 static bool coroutine_fn zero_tail(CommitJob *c, Error **errp)
 {
+    g_autoptr(GPtrArray) edges = chain_overlay_edges(c->top);
     uint64_t from = atomic_load(&c->top->size), to = 0;
     int ret;
 
-    for (guint i = 0; i < c->top->parents->len; i++) {
-        const Edge *e = g_ptr_array_index(c->top->parents, i);
+    for (guint i = 0; i < edges->len; i++) {
+        const Edge *e = g_ptr_array_index(edges, i);
 
-        if (e->role == EDGE_COW) {
-            to = MAX(to, atomic_load(&e->parent->size));
-        }
+        to = MAX(to, atomic_load(&e->parent->size));
     }
     to = MIN(to, atomic_load(&c->base->size));
     ret = from < to ? write_down(c, from, NULL, to - from, true) : 0;
@@ -160,16 +159,23 @@ static bool coroutine_fn run(Job *j, Error **errp)
 
 /* ---- the end ---- */
 
-/* Edges that shall lead to base: all but those of jobs and of our filter. */
-static GPtrArray *edges_to_move(CommitJob *c, bool backing_only)
+Node *commit_next_moved(const CommitJob *c, const Node *n)
+{
+    return n == c->top ? NULL : chain_below(n);
+}
+
+/* Edges that shall lead to `to`: all but those of jobs and of our filter. */
+static GPtrArray *edges_to_move(CommitJob *c)
 {
     GPtrArray *edges = g_ptr_array_new();
 
-    for (guint i = 0; i < c->top->parents->len; i++) {
-        Edge *e = g_ptr_array_index(c->top->parents, i);
+    for (Node *n = c->from; n; n = commit_next_moved(c, n)) {
+        for (guint i = 0; i < n->parents->len; i++) {
+            Edge *e = g_ptr_array_index(n->parents, i);
 
-        if (!edge_is_job(e) && e->parent != c->filter && (!backing_only || e->role == EDGE_COW)) {
-            g_ptr_array_add(edges, e);
+            if (!edge_is_job(e) && e->parent != c->filter) {
+                g_ptr_array_add(edges, e);
+            }
         }
     }
     return edges;
@@ -178,7 +184,7 @@ static GPtrArray *edges_to_move(CommitJob *c, bool backing_only)
 /* All overlays' headers name base, or all name what they did. */
 static bool coroutine_fn write_headers(CommitJob *c, Error **errp)
 {
-    g_autoptr(GPtrArray) edges = edges_to_move(c, true);
+    g_autoptr(GPtrArray) edges = chain_overlay_edges(c->top);
 
     for (guint i = 0; i < edges->len; i++) {
         Node *overlay = ((Edge *)g_ptr_array_index(edges, i))->parent;
@@ -202,7 +208,7 @@ static bool coroutine_fn write_headers(CommitJob *c, Error **errp)
 
 static bool coroutine_fn relink(CommitJob *c, Error **errp)
 {
-    g_autoptr(GPtrArray) edges = edges_to_move(c, true);
+    g_autoptr(GPtrArray) edges = chain_overlay_edges(c->top);
     Node *overlay = edges->len > 0 ? ((Edge *)g_ptr_array_index(edges, 0))->parent : NULL;
 
     for (Node *n = c->top; n && n != c->base; n = chain_backing(n)) {
@@ -224,8 +230,8 @@ static bool coroutine_fn intermediate_prepare(CommitJob *c, Error **errp)
     chain_lock();
     ok = write_headers(c, errp) && relink(c, errp);
     if (ok) {
-        edges = edges_to_move(c, false);
-        chain_move(edges, c->base);
+        edges = edges_to_move(c);
+        chain_move(edges, c->to);
     }
     chain_unlock();
     return ok;
@@ -255,6 +261,9 @@ static void coroutine_fn clean(Job *j)
     job_remove_nodes(j);
     chain_remove_filter(c->filter);
     c->filter = NULL;
+    for (Node *n = c->to; c->to_was_read_only && !c->pivoted && n != c->base; n = chain_below(n)) {
+        (void)node_set_read_only(n, NULL); /* nothing of their own to write */
+    }
     if (c->base_was_read_only && !c->pivoted && !node_set_read_only(c->base, &err)) {
         log_warn("%s: stays open for writing: %s", c->base->name, err->message);
     }
@@ -262,7 +271,9 @@ static void coroutine_fn clean(Job *j)
         chain_set_lenient(c->top, c->base, false);
         c->lenient = false;
     }
-    perm_lower(c->base);
+    perm_lower(c->to);
+    g_clear_pointer(&c->from, node_unref);
+    g_clear_pointer(&c->to, node_unref);
     g_clear_pointer(&c->device, node_unref);
     g_clear_pointer(&c->top, node_unref);
     g_clear_pointer(&c->base, node_unref);
@@ -301,6 +312,7 @@ static const JobDriver driver_active = {
 /* The device: a node that no other node uses (filters excepted, as all of them are seen through). */
 static Node *find_device(const char *name, Error **errp)
 {
+    g_autoptr(GPtrArray) overlays = NULL;
     Node *n;
 
     if (!node_find(name) && !backend_find(name)) {
@@ -317,7 +329,14 @@ static Node *find_device(const char *name, Error **errp)
             return NULL;
         }
     }
-    return n ? node_skip_filters(n) : NULL;
+    overlays = n ? chain_overlay_edges(n) : NULL;
+    for (guint i = 0; n && i < overlays->len; i++) {
+        if (!((Edge *)g_ptr_array_index(overlays, i))->parent->hidden) {
+            error_set(errp, ERROR_INVALID, name, "commit", "Need a root block node");
+            return NULL;
+        }
+    }
+    return n;
 }
 
 static bool not_in_chain(const Node *n, Error **errp)
@@ -327,8 +346,12 @@ static bool not_in_chain(const Node *n, Error **errp)
     return false;
 }
 
-static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_top, Node **ret_base,
-                       Error **errp)
+typedef struct Ends {
+    Node *device;    /* as named */
+    Node *from, *to; /* CommitJob */
+} Ends;
+
+static bool find_ends(const BlockCommitArg *a, Ends *ret, Error **errp)
 {
     Node *device = find_device(a->device, errp), *top, *base;
     g_autofree char *shown = NULL;
@@ -344,7 +367,7 @@ static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_to
     top = device;
     shown = node_shown_filename(device);
     if (a->top_node) {
-        top = chain_lookup(a->top_node, errp);
+        top = chain_named(a->top_node, errp);
         if (!top) {
             return false;
         }
@@ -366,7 +389,7 @@ static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_to
         return false;
     }
     if (a->base_node) {
-        base = chain_lookup(a->base_node, errp);
+        base = chain_named(a->base_node, errp);
         if (!base) {
             return false;
         }
@@ -381,30 +404,78 @@ static bool find_nodes(const BlockCommitArg *a, Node **ret_device, Node **ret_to
             return false;
         }
     } else {
-        for (base = top; chain_backing(base); base = chain_backing(base)) {
+        for (base = node_skip_filters(top); chain_backing(base); base = chain_backing(base)) {
         }
-        if (base == top) {
+        if (base == node_skip_filters(top)) {
             error_set(errp, ERROR_INVALID, a->device, "commit", "There is no backing image");
             return false;
         }
     }
-    if (top == base) {
-        error_set(errp, ERROR_INVALID, a->device, "commit", "cannot commit an image into itself");
+    if (node_skip_filters(top) == node_skip_filters(base)) {
+        error_set(errp, ERROR_INVALID, a->device, "commit",
+                  top == base ? "cannot commit an image into itself"
+                              : "Invalid files for merge: top and base are the same");
         return false;
     }
-    if (!chain_check_end(base, errp)) {
+    *ret = (Ends){.device = device, .from = top, .to = base};
+    return true;
+}
+
+/* The same when nobody else has the nodes. */
+static bool coroutine_fn find_free_ends(const BlockCommitArg *a, Ends *ret, Error **errp)
+{
+    return find_ends(a, ret, errp) &&
+           chain_wait_free(ret->device, node_skip_filters(ret->device), errp) &&
+           find_ends(a, ret, errp) &&
+           chain_wait_free(ret->from, node_skip_filters(ret->to), errp) && find_ends(a, ret, errp);
+}
+
+/* Filters from n down to the image `end`, which are neither changed nor removed meanwhile.  shared: what their users may do. */
+static bool coroutine_fn take_filters(CommitJob *c, Node *n, const Node *end, const char *name,
+                                      unsigned shared, Error **errp)
+{
+    for (; n != end; n = chain_below(n)) {
+        if (!job_add_node(&c->job, n, name, PERM_NONE, shared, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Base, and the filters above it that stay, become writable. */
+static bool coroutine_fn take_base(CommitJob *c, Error **errp)
+{
+    bool grow = atomic_load(&c->base->size) < atomic_load(&c->top->size);
+    Node *n;
+
+    c->base_was_read_only = atomic_load(&c->base->read_only);
+    if (!node_set_writable(c->base, errp)) {
+        c->base_was_read_only = false;
         return false;
     }
-    *ret_device = device;
-    *ret_top = top;
-    *ret_base = base;
+    c->base_edge = job_add_node(&c->job, c->base, "base",
+                                PERM_CONSISTENT_READ | PERM_WRITE | (grow ? PERM_RESIZE : 0),
+                                PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
+    if (!c->base_edge || c->to == c->base) {
+        return c->base_edge;
+    }
+    c->to_edge = job_add_node(&c->job, c->to, "base", PERM_NONE, PERM_ALL, errp);
+    if (!c->to_edge || !take_filters(c, chain_below(c->to), c->base, "base", PERM_ALL, errp)) {
+        return false;
+    }
+    c->to_was_read_only = atomic_load(&c->to->read_only);
+    for (n = c->base; c->active && n != c->to;) {
+        n = chain_above(c->to, n);
+        if (!node_set_writable(n, errp)) {
+            return false;
+        }
+    }
     return true;
 }
 
 /* Holds the nodes, and makes base writable. */
 static bool coroutine_fn take_nodes(CommitJob *c, Error **errp)
 {
-    bool grow = atomic_load(&c->base->size) < atomic_load(&c->top->size);
     Job *j = &c->job;
 
     c->last = chain_overlay(c->top, c->base);
@@ -416,26 +487,22 @@ static bool coroutine_fn take_nodes(CommitJob *c, Error **errp)
     c->top_edge =
         job_add_node(j, c->top, "top", PERM_CONSISTENT_READ,
                      c->active ? PERM_ALL : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
-    if (!c->top_edge) {
+    if (!c->top_edge || !take_filters(c, c->from, c->top, "top", PERM_ALL, errp)) {
         return false;
     }
     chain_set_lenient(c->top, c->base, true);
     c->lenient = true;
-    for (Node *n = chain_backing(c->top); n != c->base; n = chain_backing(n)) {
-        if (!job_add_node(j, n, "intermediate node", PERM_NONE, PERM_WRITE_UNCHANGED | PERM_WRITE,
+    for (Node *n = chain_below(c->top); n != c->to && n != c->base; n = chain_below(n)) {
+        /* Who reads base by a filter is one who reads base. */
+        bool is_base = node_skip_filters(n) == c->base;
+
+        if (!job_add_node(j, n, "intermediate node", PERM_NONE,
+                          PERM_WRITE_UNCHANGED | PERM_WRITE | (is_base ? PERM_CONSISTENT_READ : 0),
                           errp)) {
             return false;
         }
     }
-    c->base_was_read_only = atomic_load(&c->base->read_only);
-    if (!node_set_writable(c->base, errp)) {
-        c->base_was_read_only = false;
-        return false;
-    }
-    c->base_edge = job_add_node(j, c->base, "base",
-                                PERM_CONSISTENT_READ | PERM_WRITE | (grow ? PERM_RESIZE : 0),
-                                PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp);
-    return c->base_edge;
+    return take_base(c, errp);
 }
 
 bool coroutine_fn commit_start(const BlockCommitArg *a, bool once, CommitJob **ret_job,
@@ -448,18 +515,19 @@ bool coroutine_fn commit_start(const BlockCommitArg *a, bool once, CommitJob **r
         .manual_dismiss = a->has_auto_dismiss && !a->auto_dismiss,
         .unseen = once,
     };
-    Node *device, *top, *base;
+    Node *device, *top;
     CommitJob *c;
     bool active;
+    Ends ends;
 
-    if (!find_nodes(a, &device, &top, &base, errp) || !chain_wait_free(device, device, errp) ||
-        !find_nodes(a, &device, &top, &base, errp) || !chain_wait_free(top, base, errp) ||
-        !find_nodes(a, &device, &top, &base, errp)) {
+    if (!find_free_ends(a, &ends, errp)) {
         return false;
     }
     if (!args.id) {
-        args.id = node_backend_name(device);
+        args.id = node_backend_name(ends.device);
     }
+    device = node_skip_filters(ends.device);
+    top = node_skip_filters(ends.from);
     active = top == device || (top->perm & PERM_WRITE);
     if (active && a->backing_file) {
         error_set(errp, ERROR_INVALID, a->device, "commit",
@@ -477,7 +545,9 @@ bool coroutine_fn commit_start(const BlockCommitArg *a, bool once, CommitJob **r
     c->once = once;
     c->device = node_ref(device);
     c->top = node_ref(top);
-    c->base = node_ref(base);
+    c->base = node_ref(node_skip_filters(ends.to));
+    c->from = node_ref(ends.from);
+    c->to = node_ref(ends.to);
     c->backing_file = g_strdup(a->backing_file);
     c->mask_protocol = a->has_backing_mask_protocol && a->backing_mask_protocol;
     c->max_delay = (a->has_max_write_delay ? a->max_write_delay : 100) * INT64_C(1000000);

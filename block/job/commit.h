@@ -11,11 +11,15 @@
 typedef struct CommitJob {
     Job job;
     bool active;
-    Node *device, *top, *base; /* references, until clean */
-    Node *last;                /* the one above base */
+    /* Images.  References, until clean. */
+    Node *device, *top, *base;
+    /* Whose users move in the end, and where to: top and base, or filters above these.  References, until clean. */
+    Node *from, *to;
+    Node *last; /* the image above base */
     Edge *top_edge, *base_edge;
-    Node *filter; /* NULL: none */
-    bool base_was_read_only, lenient;
+    Edge *to_edge; /* NULL: `to` is base */
+    Node *filter;  /* NULL: none */
+    bool base_was_read_only, to_was_read_only, lenient;
     char *backing_file; /* NULL: base's name */
     bool mask_protocol;
     Copy copy;
@@ -30,6 +34,9 @@ typedef struct CommitJob {
 /* Starts the job; the caller has the chain's lock.  once: unseen, *ret_job is a reference for the caller (NULL: nobody wants it). */
 bool coroutine_fn commit_start(const struct BlockCommitArg *a, bool once, CommitJob **ret_job,
                                Error **errp);
+
+/* The nodes whose users move: `from`, and those below it down to top.  n: c->from first, then what this returned; NULL: that was all. */
+Node *commit_next_moved(const CommitJob *c, const Node *n);
 
 /* ---- commit-once.c ---- */
 

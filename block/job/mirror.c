@@ -237,20 +237,17 @@ static const JobDriver driver = {
 /* Nobody but jobs and transactions may have it, and it is nobody's backing node. */
 static bool check_free(const Node *n, Error **errp)
 {
+    const Edge *e = node_find_use(n, EDGE_COW);
+
     if (!node_check_no_job(n, errp)) {
         return false;
     }
-    for (guint i = 0; i < n->parents->len; i++) {
-        const Edge *e = g_ptr_array_index(n->parents, i);
-
-        if (e->role == EDGE_COW) {
-            error_set(errp, ERROR_BUSY, n->name, "mirror",
-                      "Node '%s' is busy: node is used as backing hd of '%s'", n->name,
-                      e->parent->name);
-            return false;
-        }
+    if (e) {
+        error_set(errp, ERROR_BUSY, n->name, "mirror",
+                  "Node '%s' is busy: node is used as backing hd of '%s'", n->name,
+                  e->parent->name);
     }
-    return true;
+    return !e;
 }
 
 static Node *find_source(const char *device, Error **errp)

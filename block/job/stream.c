@@ -5,7 +5,8 @@
  * Guests go on using the device.  Copying up changes what is allocated, never what is read, and the format driver does it exactly beside guests'
  * writes (driver->copy_up).  The device may itself be a backing node; then it becomes writable for the job.
  *
- * What is below bottom is looked up at the end: a commit there may have changed it meanwhile.
+ * What is below bottom is looked up at the end: a commit there may have changed it meanwhile.  Filters between bottom and a base node that was named
+ * go with bottom; those below a bottom node that was named, or from a filter on that was named as base, stay.
  *
  * The end, each step durable before the next:
  *   data in the device | its header names the new backing file, or none | journal | the backing edge moves
@@ -26,8 +27,10 @@
 
 typedef struct StreamJob {
     Job job;
-    Node *device,
-        *bottom; /* references, until clean; bottom is the device if nothing is to be copied */
+    /* Images: the last one that is copied from is bottom, the device if nothing is to be copied.  References, until clean. */
+    Node *device, *bottom;
+    Node *
+        above; /* bottom, or the last of the filters below it that go too.  Reference, until clean */
     Edge *edge;
     bool whole; /* nothing is below bottom */
     Node *filter;
@@ -141,17 +144,17 @@ static bool coroutine_fn relink(StreamJob *s, Node *below, Error **errp)
 static bool coroutine_fn take_off(StreamJob *s, Error **errp)
 {
     g_autoptr(GPtrArray) edges = g_ptr_array_new();
-    Node *below = chain_backing(s->bottom);
+    Node *below = chain_below(s->above);
     Edge *backing = atomic_load(&s->device->backing);
 
     if (!backing) {
         return true;
     }
     if (!chain_write_backing(s->device, below, s->backing_file, s->mask_protocol, errp) ||
-        !relink(s, below, errp)) {
+        !relink(s, chain_backing(s->bottom), errp)) {
         return false;
     }
-    if (s->bottom == s->device) {
+    if (s->above == s->device) {
         return true; /* only the name has changed */
     }
     g_ptr_array_add(edges, backing);
@@ -191,6 +194,7 @@ static void coroutine_fn clean(Job *j)
     }
     g_clear_pointer(&s->device, node_unref);
     g_clear_pointer(&s->bottom, node_unref);
+    g_clear_pointer(&s->above, node_unref);
     node_wait_all_closed(); /* nodes that only the chain needed are gone when the job says that it is done */
 }
 
@@ -222,14 +226,19 @@ static bool exclusive(const char *a, const char *a_name, const char *b, const ch
     return true;
 }
 
-/* The last node that is copied from. */
-static Node *find_bottom(const BlockStreamArg *a, Node *device, Error **errp)
+/* The node, image or filter, below which nothing changes: what it shows is the device's backing in the end. */
+static Node *find_above(const BlockStreamArg *a, Node *device, Error **errp)
 {
     Node *n;
 
     if (a->bottom) {
-        n = chain_lookup(a->bottom, errp);
-        if (n && (!chain_contains(device, n) || n == device)) {
+        n = chain_named(a->bottom, errp);
+        if (n && n->driver->is_filter) {
+            error_set(errp, ERROR_INVALID, a->device, "stream",
+                      "Node '%s' is a filter, use a non-filter node as 'bottom'", a->bottom);
+            return NULL;
+        }
+        if (n && !chain_contains(device, n)) {
             error_set(errp, ERROR_INVALID, a->device, "stream",
                       "Node '%s' is not in a chain starting from '%s'", a->bottom, a->device);
             return NULL;
@@ -243,25 +252,34 @@ static Node *find_bottom(const BlockStreamArg *a, Node *device, Error **errp)
                       "Can't find '%s' in the backing chain", a->base);
             return NULL;
         }
-        return chain_overlay(device, n);
+        return chain_above(device, n);
     }
     if (a->base_node) {
-        n = chain_lookup(a->base_node, errp);
+        n = chain_named(a->base_node, errp);
         if (n && (n == device || !chain_contains(device, n))) {
             error_set(errp, ERROR_INVALID, a->device, "stream",
                       "Node '%s' is not a backing image of '%s'", a->base_node, a->device);
             return NULL;
         }
-        return n ? chain_overlay(device, n) : NULL;
+        return n ? chain_above(device, n) : NULL;
     }
     for (n = device; chain_backing(n); n = chain_backing(n)) {
     }
     return n;
 }
 
-static bool find_nodes(const BlockStreamArg *a, Node **ret_device, Node **ret_bottom, Error **errp)
+/* The image that n is or is below. */
+static Node *image_above(Node *device, Node *n)
 {
-    Node *device, *bottom;
+    while (n->driver->is_filter) {
+        n = chain_above(device, n);
+    }
+    return n;
+}
+
+static bool find_nodes(const BlockStreamArg *a, Node **ret_device, Node **ret_above, Error **errp)
+{
+    Node *device, *above;
 
     if (!exclusive(a->base, "base", a->base_node, "base-node", errp) ||
         !exclusive(a->base, "base", a->bottom, "bottom", errp) ||
@@ -270,17 +288,17 @@ static bool find_nodes(const BlockStreamArg *a, Node **ret_device, Node **ret_bo
     }
     device = node_lookup(a->device, a->device, errp);
     device = device ? node_skip_filters(device) : NULL;
-    bottom = device ? find_bottom(a, device, errp) : NULL;
-    if (!bottom || !chain_check_end(bottom, errp)) {
+    above = device ? find_above(a, device, errp) : NULL;
+    if (!above) {
         return false;
     }
-    if (a->backing_file && !chain_backing(bottom)) {
+    if (a->backing_file && !chain_below(above)) {
         error_set(errp, ERROR_INVALID, a->device, "stream",
                   "backing file specified, but streaming the entire chain");
         return false;
     }
     *ret_device = device;
-    *ret_bottom = bottom;
+    *ret_above = above;
     return true;
 }
 
@@ -296,8 +314,8 @@ static bool coroutine_fn take_nodes(StreamJob *s, Error **errp)
         s->was_read_only = false;
         return false;
     }
-    for (Node *n = s->device; n != s->bottom;) {
-        n = chain_backing(n);
+    for (Node *n = s->device; n != s->above;) {
+        n = chain_below(n);
         if (!job_add_node(&s->job, n, "intermediate node", PERM_NONE,
                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, errp)) {
             return false;
@@ -314,13 +332,14 @@ static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
         .manual_finalize = a->has_auto_finalize && !a->auto_finalize,
         .manual_dismiss = a->has_auto_dismiss && !a->auto_dismiss,
     };
-    Node *device, *bottom;
+    Node *device, *above, *bottom;
     StreamJob *s;
 
-    if (!find_nodes(a, &device, &bottom, errp) || !chain_wait_free(device, bottom, errp) ||
-        !find_nodes(a, &device, &bottom, errp)) {
+    if (!find_nodes(a, &device, &above, errp) || !chain_wait_free(device, above, errp) ||
+        !find_nodes(a, &device, &above, errp)) {
         return false;
     }
+    bottom = image_above(device, above);
     if (bottom != device && !device->driver->copy_up) {
         error_set(errp, ERROR_UNSUPPORTED, a->device, "stream",
                   "Driver '%s' of node '%s' does not support block-stream", device->driver->name,
@@ -339,6 +358,7 @@ static bool coroutine_fn start(const BlockStreamArg *a, Error **errp)
     }
     s->device = node_ref(device);
     s->bottom = node_ref(bottom);
+    s->above = node_ref(above);
     s->whole = !chain_backing(bottom);
     s->backing_file = g_strdup(a->backing_file);
     s->mask_protocol = a->has_backing_mask_protocol && a->backing_mask_protocol;

@@ -25,28 +25,22 @@ char *snapshot_backing_name(const Node *n)
     return g_canonicalize_filename(n->filename, NULL);
 }
 
+static bool check_use(const Node *n, EdgeRole role, const char *as, Error **errp)
+{
+    const Edge *e = node_find_use(n, role);
+
+    if (e) {
+        error_set(errp, ERROR_BUSY, n->name, "snapshot",
+                  "Node '%s' is busy: node is used as %s of '%s'", n->name, as, e->parent->name);
+    }
+    return !e;
+}
+
 static bool check_busy(const Node *n, Error **errp)
 {
-    if (!node_check_no_job(n, errp)) {
-        return false;
-    }
-    for (guint i = 0; i < n->parents->len; i++) {
-        const Edge *e = g_ptr_array_index(n->parents, i);
-
-        if (e->role == EDGE_COW) {
-            error_set(errp, ERROR_BUSY, n->name, "snapshot",
-                      "Node '%s' is busy: node is used as backing hd of '%s'", n->name,
-                      e->parent->name);
-            return false;
-        }
-        if (e->role == EDGE_STORAGE) {
-            /* An overlay there would put a format below a format: the image would read as garbage. */
-            error_set(errp, ERROR_BUSY, n->name, "snapshot",
-                      "Node '%s' is busy: node is used as file of '%s'", n->name, e->parent->name);
-            return false;
-        }
-    }
-    return true;
+    /* An overlay on the file of a format node would put a format below a format: the image would read as garbage. */
+    return node_check_no_job(n, errp) && check_use(n, EDGE_COW, "backing hd", errp) &&
+           check_use(n, EDGE_STORAGE, "file", errp);
 }
 
 bool snapshot_plan_old(PlannedGraph *g, const char *device, const char *node_name,

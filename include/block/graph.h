@@ -49,6 +49,8 @@ struct json_object *filename_options(const char *name, Error **errp);
 char *filename_full(const Node *n, const char *name);
 /* n, or what it shows if it is a filter: the first node down from it that is none.  Headers name that: they cannot say what filters need. */
 Node *node_skip_filters(Node *n);
+/* An edge of that role by which a node uses n, itself or through filters; NULL: none. */
+const Edge *node_find_use(const Node *n, EdgeRole role);
 /* Can writes with REQ_COMPRESSED go to n? */
 bool node_can_compress(const Node *n);
 /* What queries call n: a name that opens the same disk again, "json:{…}" if need be.  NULL: nothing does.  Freed by the caller. */

@@ -397,20 +397,3 @@ def test_jobs_look_through_filters(d, chain, images, name):
     d.stop()
     img.check(images / 'base')
     assert img.contents(images / 'base', 1536, 131072) == b'end' * 512
-
-
-def test_jobs_stop_at_filters_between_images(d, images):
-    img.create(images / 'base', '4M')
-    img.run('qemu-io', '-c', 'write -P 7 1M 1M', images / 'base')
-    img.create(images / 'top', backing=images / 'base')
-    d.cmd('object-add', {'qom-type': 'throttle-group', 'id': 'g'})
-    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'top', 'file': file_node(images / 'top'), 'backing': {
-        'driver': 'throttle', 'node-name': 't', 'throttle-group': 'g', 'file': {
-            'driver': 'qcow2', 'node-name': 'base', 'file': file_node(images / 'base')}}})
-    refused = "Node 't' is a filter between images, through which jobs do not look"
-    assert d.qmp.error('block-stream', {'job-id': 'j', 'device': 'top'}) == refused
-    assert d.qmp.error('block-commit', {'job-id': 'j', 'device': 'top'}) == refused
-    assert "'base' is not in this backing file chain" in d.qmp.error('block-commit', {'job-id': 'j', 'device': 'top', 'base-node': 't'})
-    assert 'is not a backing image' in d.qmp.error('block-stream', {'job-id': 'j', 'device': 'top', 'base-node': 't'})
-    h = client(d, 'top')
-    assert h.pread(MIB, MIB) == b'\7' * MIB

@@ -29,7 +29,12 @@ JOBS = {
     'stream': ('block-stream', {'device': 'n3', 'base-node': 'n0'}),
     'whole': ('block-stream', {'device': 'n3'}),
     'below': ('block-stream', {'device': 'n2', 'base-node': 'n0'}),
+    # With filters between the images.
+    'middle-filters': ('block-commit', {'device': 'f3', 'top-node': 'n2', 'base-node': 'n0'}),
+    'active-filters': ('block-commit', {'device': 'f3', 'base-node': 'f1'}),
+    'stream-filters': ('block-stream', {'device': 'f3', 'base-node': 'f0'}),
 }
+FILTERS = {0: 'throttle', 1: 'copy-on-read', 2: 'throttle', 3: 'copy-on-read'}
 OPERATIONS = set()  # that BLOCK_JOB_ERROR told of
 
 
@@ -42,10 +47,11 @@ class Run:
         self.chain = Chain(directory, 4, size=4 * MIB, writes=6)
         self.want = [self.chain.contents(i) for i in range(4)]
         self.command, self.args = JOBS[kind]
-        self.kind = kind
+        self.kind = kind.removesuffix('-filters')
         self.crash = CrashPoint(directory, os.environ['CRASHSHIM'])
         self.directory = directory
-        self.d = Daemon(self.chain.arguments(), directory=directory, env=self.crash.environment())
+        self.d = Daemon(self.chain.arguments(filters=FILTERS if kind.endswith('-filters') else ()), directory=directory,
+                        env=self.crash.environment())
 
     def start(self, **args):
         self.d.cmd(self.command, {'job-id': 'j', 'auto-dismiss': False, **self.args, **args})
@@ -160,7 +166,7 @@ def fault_at(path, kind, k, error, policy, reads=False):
                 {'report': 'report', 'ignore': 'ignore', 'stop': 'stop'}.get(policy, 'stop' if error == errno.ENOSPC else 'report')}
         if told and (policy == 'report' or policy in ('enospc', 'auto') and error != errno.ENOSPC):
             assert failed == os.strerror(error)
-        if told and (stopped or policy == 'ignore') and not sticky and kind in ('middle', 'active'):
+        if told and (stopped or policy == 'ignore') and not sticky and r.kind in ('middle', 'active'):
             assert failed is None, failed
         r.d.cmd('job-dismiss', id='j')
         pivoted = failed is None
@@ -170,7 +176,7 @@ def fault_at(path, kind, k, error, policy, reads=False):
             assert r.d.cmd('query-jobs')[0].get('error') is None
             r.d.cmd('job-dismiss', id='j')
             pivoted = True
-        assert nodes(r.d)['n0']['ro'] or kind == 'active'
+        assert nodes(r.d)['n0']['ro'] or r.kind == 'active'
         if sticky:
             r.d.process.kill()
             r.d.process.wait()

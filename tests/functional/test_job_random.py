@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Random snapshots, commits and streams on a chain, while a client writes, zeroes, discards and reads: it always reads what a model says.
+"""Random snapshots, commits and streams on a chain, with filters between its images that come and go, while a client writes, zeroes, discards and reads: it always reads what a model says.
 
 STRESS_SEED=n begins with the same, STRESS_SECONDS=n goes on for so long, STRESS_LONG=1 for an hour.  Every wait has a limit: a hang is a failure.
 """
@@ -11,7 +11,7 @@ import time
 import nbd
 
 from lib import images as img
-from lib.chain import MIB, backing, nodes
+from lib.chain import MIB, nodes, path
 from lib.daemon import SLOW, Daemon
 
 SECONDS = 3600 if os.environ.get('STRESS_LONG') else int(os.environ.get('STRESS_SECONDS', '10'))
@@ -22,17 +22,19 @@ class World:
     def __init__(self, images, rng):
         self.images, self.rng = images, rng
         self.model = bytearray(SIZE)
-        self.names = ['n0']  # the chain, oldest first
+        self.names = ['n0']  # the images of the chain, oldest first
         self.count = 0
         self.job = None
         self.requests = 0
         self.log = []
         self.done = {}
         img.create(images / 'n0', str(SIZE), options='cluster_size=4096')
-        self.d = Daemon(['--object', 'iothread,id=io', '--blockdev',
+        on_top = rng.random() < 0.5  # a filter that the disk's user uses
+        self.d = Daemon(['--object', 'iothread,id=io', '--object', 'throttle-group,id=g', '--blockdev',
                          f'driver=qcow2,node-name=n0,discard=unmap,file.driver=file,file.filename={images}/n0,file.discard=unmap',
+                         '--blockdev', 'driver=throttle,node-name=top,throttle-group=g,file=n0',
                          '--nbd-server', f'addr.type=unix,addr.path={images}/nbd.sock',
-                         '--export', 'type=nbd,id=e,node-name=n0,name=disk,writable=on,iothread=io'])
+                         '--export', f'type=nbd,id=e,node-name={"top" if on_top else "n0"},name=disk,writable=on,iothread=io'])
         self.h = nbd.NBD()
         self.h.connect_uri(f'nbd+unix:///disk?socket={images}/nbd.sock')
 
@@ -70,10 +72,36 @@ class World:
     def snapshot(self):
         self.count += 1
         name = f'n{self.count}'
-        self.d.cmd('blockdev-snapshot-sync', {'node-name': self.names[-1], 'snapshot-node-name': name,
-                                              'snapshot-file': str(self.images / name)})
+        img.create(self.images / name, str(SIZE), backing=self.images / self.names[-1], options=self.rng.choice(
+            ['cluster_size=4096', 'cluster_size=65536']))
+        self.d.cmd('blockdev-add', {'driver': 'file', 'node-name': f's{self.count}', 'filename': str(self.images / name), 'discard': 'unmap'})
+        self.d.cmd('blockdev-add', {**self.options(name), 'backing': None})
+        self.d.cmd('blockdev-snapshot', {'node': self.names[-1], 'overlay': name})
         self.names.append(name)
         self.log.append((self.requests, 'snapshot', name))
+
+    def options(self, name):
+        return {'driver': 'qcow2', 'node-name': name, 'file': f's{name[1:]}', 'discard': 'unmap'}
+
+    def filter(self):
+        """A filter below some image, on what is there."""
+        self.count += 1
+        rng, name = self.rng, f'f{self.count}'
+        at = rng.randrange(1, len(self.names))
+        below = path(self.d, self.names[at])[1]
+        driver = rng.choice(['throttle', 'copy-on-read'])
+        self.log.append((self.requests, driver, name, self.names[at], below))
+        self.d.cmd('blockdev-add', {'driver': driver, 'node-name': name, 'file': below, 'read-only': True,
+                                    **({'throttle-group': 'g'} if driver == 'throttle' else {})})
+        self.d.cmd('blockdev-reopen', {'options': [{**self.options(self.names[at]), 'backing': name, 'read-only': at < len(self.names) - 1}]})
+
+    def stands_for(self, name):
+        """That image, or a filter that stands for it."""
+        names = path(self.d, self.names[-1])
+        at = names.index(name)
+        while self.rng.random() < 0.5 and at > 0 and names[at - 1][0] == 'f':
+            at -= 1
+        return names[at]
 
     def begin(self):
         rng, n = self.rng, len(self.names)
@@ -84,18 +112,20 @@ class World:
         if kind == 'active':
             base = rng.randrange(n - 1)
             self.gone = self.names[base + 1:]
-            command, args['base-node'] = 'block-commit', self.names[base]
+            command, args['base-node'] = 'block-commit', self.stands_for(self.names[base])
+            if self.d.cmd('query-block-exports')[0]['node-name'] == 'top' and rng.random() < 0.5:
+                args['device'] = 'top'
         elif kind == 'commit' and n > 2:
             base, top = sorted(rng.sample(range(n - 1), 2))
             self.gone = self.names[base + 1:top + 1]
-            command, args['base-node'], args['top-node'] = 'block-commit', self.names[base], self.names[top]
+            command, args['base-node'], args['top-node'] = 'block-commit', self.stands_for(self.names[base]), self.stands_for(self.names[top])
         else:
             kind = 'stream'
             device = rng.randrange(1, n)
-            args['device'] = self.names[device]
+            args['device'] = self.stands_for(self.names[device])
             base = rng.randrange(-1, device)
             if base >= 0:
-                args['base-node'] = self.names[base]
+                args['base-node'] = self.stands_for(self.names[base])
             self.gone = self.names[base + 1:device]
             command = 'block-stream'
         self.cancel = rng.random() < 0.15
@@ -125,6 +155,13 @@ class World:
             d.qmp.execute('job-cancel', {'id': 'j'})
         assert time.monotonic() < self.deadline, f'{self.job} hangs: {d.cmd("query-jobs")}'
 
+    def drop(self, names):
+        """Deletes nodes that stand on each other, in an order that they allow."""
+        while names:
+            left = [name for name in names if 'error' in self.d.qmp.execute('blockdev-del', {'node-name': name})]
+            assert len(left) < len(names), (left, path(self.d, self.names[-1]))
+            names = left
+
     def end(self):
         d = self.d
         error = d.cmd('query-jobs')[0].get('error')
@@ -132,17 +169,14 @@ class World:
         d.cmd('job-dismiss', id='j')
         d.qmp.events.clear()
         if error is None and not (self.job == 'active' and self.cancel):
-            for name in reversed(self.gone):
-                if name in nodes(d):
-                    d.cmd('blockdev-del', node_name=name)
-                self.names.remove(name)
+            self.names = [name for name in self.names if name not in self.gone]
+            chain = path(d, d.cmd('query-block-exports')[0]['node-name'])
+            self.drop([name for name in nodes(d) if name[0] == 'f' and name not in chain or name in self.gone])
+            self.drop([name for name in nodes(d) if name[0] == 's' and 'n' + name[1:] in self.gone])
+            for name in self.gone:
                 (self.images / name).unlink()
             self.done[self.job] = self.done.get(self.job, 0) + 1
-        chain, node = [], self.names[-1]
-        while node:
-            chain.append(node)
-            node = backing(d, node)
-        assert chain[::-1] == self.names
+        assert [name for name in path(d, self.names[-1]) if name[0] == 'n'] == self.names[::-1]
         self.log.append((self.requests, 'end', error))
         self.job = None
 
@@ -155,6 +189,8 @@ class World:
                 self.look()
             elif len(self.names) < 2 or (len(self.names) < 7 and self.rng.random() < 0.6):
                 self.snapshot()
+            elif self.rng.random() < 0.4:
+                self.filter()
             else:
                 self.begin()
         assert self.h.pread(SIZE, 0) == self.model

@@ -64,7 +64,7 @@ class Guest(threading.Thread):
 
 
 class Setup:
-    def __init__(self, directory, base_format='qcow2', keep_top=False, mirror=False):
+    def __init__(self, directory, base_format='qcow2', keep_top=False, mirror=False, filters=False):
         self.dir = Path(directory)
         self.dir.mkdir()
         self.format = base_format
@@ -73,7 +73,13 @@ class Setup:
         self.crash = CrashPoint(self.dir, os.environ['CRASHSHIM'])
         self.d = self.start(env=self.crash.environment())
         self.d.cmd('blockdev-add', self.options('base'))
-        self.serve(self.d, 'guest', 'base')
+        self.disk = 'top'
+        if filters:  # one below the snapshot, one above
+            self.d.cmd('object-add', {'qom-type': 'throttle-group', 'id': 'g'})
+            for name, below in ('middle', 'base'), ('above', 'middle'):
+                self.d.cmd('blockdev-add', {'driver': 'throttle', 'node-name': name, 'throttle-group': 'g', 'file': below})
+            self.disk = 'above'
+        self.serve(self.d, 'guest', 'above' if filters else 'base')
         self.guest = Guest(self.socket)
         self.guest.start()
         if mirror:
@@ -83,7 +89,8 @@ class Setup:
             self.d.cmd('blockdev-add', {**self.options('top'), 'backing': None})
             self.d.cmd('blockdev-snapshot', {'node': 'base', 'overlay': 'top'})
             return
-        self.d.cmd('blockdev-snapshot-sync', {'node-name': 'base', 'snapshot-file': str(self.top), 'snapshot-node-name': 'top'})
+        self.d.cmd('blockdev-snapshot-sync', {'node-name': 'middle' if filters else 'base', 'snapshot-file': str(self.top),
+                                              'snapshot-node-name': 'top'})
 
     @property
     def socket(self):
@@ -105,7 +112,7 @@ class Setup:
         d.cmd('block-export-add', {'type': 'nbd', 'id': export, 'name': export, 'node-name': node, 'writable': True})
 
     def commit(self):
-        self.d.cmd('block-commit', {'device': 'top', 'job-id': 'j', 'auto-dismiss': False})
+        self.d.cmd('block-commit', {'device': self.disk, 'job-id': 'j', 'auto-dismiss': False})
         self.d.qmp.event('BLOCK_JOB_READY')
 
     def kill(self):
@@ -150,9 +157,9 @@ def points(count, least=1):
     return every if LONG else sorted(random.sample(every, min(max(POINTS, least), count)))
 
 
-def killed_at(path, k, base_format='qcow2'):
+def killed_at(path, k, base_format='qcow2', filters=False):
     """Returns the number of calls and the image that is the disk."""
-    s = Setup(path, base_format)
+    s = Setup(path, base_format, filters=filters)
     try:
         s.commit()
         s.crash.arm(at=k, control_only=True)
@@ -171,11 +178,11 @@ def killed_at(path, k, base_format='qcow2'):
         s.close()
 
 
-@pytest.mark.parametrize('base_format', ['qcow2', 'raw'])
-def test_killed(tmp_path, base_format):
-    count, live = killed_at(tmp_path / '0', 0, base_format)
+@pytest.mark.parametrize('base_format,filters', [('qcow2', False), ('raw', False), ('qcow2', True)])
+def test_killed(tmp_path, base_format, filters):
+    count, live = killed_at(tmp_path / '0', 0, base_format, filters)
     assert live == 'base'
-    found = {killed_at(tmp_path / str(k), k, base_format)[1] for k in points(count)}
+    found = {killed_at(tmp_path / str(k), k, base_format, filters)[1] for k in points(count)}
     if LONG:
         assert found == {'base', 'top'}
 

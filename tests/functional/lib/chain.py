@@ -38,20 +38,26 @@ class Chain:
     def contents(self, i=-1):
         return img.contents(self.files[i], self.size) if self.formats[i] == 'qcow2' else self.files[i].read_bytes()
 
-    def arguments(self, top=None, export=True, iothread=None, options=''):
-        """Command line of a daemon with the chain up to image `top`."""
+    def arguments(self, top=None, export=True, iothread=None, options='', filters=()):
+        """Command line of a daemon with the chain up to image `top`.  filters: {i: driver}, the node `f<i>` between image i and its user."""
         top = self.n - 1 if top is None else top
-        argv = []
+        argv = ['--object', 'throttle-group,id=g'] if filters else []
+
+        def user(i):
+            return f'f{i}' if i in filters else f'n{i}'
         for i in range(top + 1):
             argv += ['--blockdev', f'driver=file,node-name=s{i},filename={self.files[i]},auto-read-only=on,discard=unmap{options}']
             argv += ['--blockdev', f'driver={self.formats[i]},node-name=n{i},file=s{i},discard=unmap,'
                                    f'read-only={"off" if i == top else "on"}' +
-                     (f',backing=n{i - 1}' if i else ',backing=' if self.formats[i] == 'qcow2' else '')]
+                     (f',backing={user(i - 1)}' if i else ',backing=' if self.formats[i] == 'qcow2' else '')]
+            if i in filters:
+                argv += ['--blockdev', f'driver={filters[i]},node-name=f{i},file=n{i},read-only={"off" if i == top else "on"}' +
+                         (',throttle-group=g' if filters[i] == 'throttle' else '')]
         if export:
             if iothread:
                 argv += ['--object', f'iothread,id={iothread}']
             argv += ['--nbd-server', f'addr.type=unix,addr.path={self.socket},max-connections=0',
-                     '--export', f'type=nbd,id=e,node-name=n{top},name=disk,writable=on' +
+                     '--export', f'type=nbd,id=e,node-name={user(top)},name=disk,writable=on' +
                      (f',iothread={iothread}' if iothread else '')]
         return argv
 
@@ -74,6 +80,17 @@ def backing(d, name):
         if child['child'] == 'backing':
             return child['node-name']
     return None
+
+
+def path(d, name):
+    """Names from that node down: images and the filters between them."""
+    names, all_nodes = [], nodes(d)
+    while name:
+        names.append(name)
+        n = all_nodes[name]
+        below = {c['child']: c['node-name'] for c in n['children']}
+        name = below.get('backing') if n['drv'] in ('qcow2', 'raw') else below.get('file')
+    return names
 
 
 def drop(d, *numbers):
