@@ -228,6 +228,9 @@ void coroutine_fn nbd_request_run(NbdRequest *q)
     if (!error) {
         ret = run(q, e, &r);
         error = ret < 0 ? error_of(ret) : 0;
+        if (ret < 0) {
+            export_io_failed(&q->conn->exp->base, &r, is_write(q) || q->type == NBD_CMD_FLUSH, ret);
+        }
     }
     request_end(&r);
     if (error) {

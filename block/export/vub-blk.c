@@ -204,6 +204,9 @@ void coroutine_fn vub_request_main(void *opaque)
 
     request_begin(&q, kind_of(r->type));
     ret = run(r, &q);
+    if (ret < 0) {
+        export_io_failed(&r->queue->exp->base, &q, kind_of(r->type) != REQUEST_READ, ret);
+    }
     request_end(&q);
     *(volatile uint8_t *)r->status = status_of(ret);
     vub_queue_answer(r, r->in_len);

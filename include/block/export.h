@@ -8,7 +8,7 @@
 #ifndef BLOCK_EXPORT_H
 #define BLOCK_EXPORT_H
 
-#include "block/node.h"
+#include "block/io.h"
 #include "util/iothread.h"
 
 typedef struct Export Export;
@@ -43,6 +43,7 @@ struct Export {
     bool writable, writethrough;
     bool allow_inactive;
     bool shutting_down;
+    atomic_bool telling_error; /* an event is under way */
 };
 
 /* The node is active (blockdev_activate_for_export()), or allow-inactive is set. */
@@ -54,6 +55,9 @@ bool coroutine_fn export_del(const char *id, bool hard, Error **errp);
 struct BlockExportInfoList *export_query(void);
 /* Removes all exports of a driver (NULL: all); returns when they are gone. */
 void coroutine_fn export_remove_all(const ExportDriver *driver);
+/* For drivers: a request of a client failed (ret: a negative errno).  If the storage is to blame an event tells, BLOCK_IO_ERROR.  Any I/O thread,
+ * before request_end(). */
+void coroutine_fn export_io_failed(Export *e, Request *r, bool is_write, int ret);
 /* Shutdown of the daemon: servers stop, exports go. */
 void coroutine_fn export_shutdown_all(void);
 
