@@ -192,6 +192,20 @@ void coroutine_fn edge_park(Edge *e)
     g_ptr_array_add(n->parked, e);
 }
 
+void coroutine_fn edge_retire(Edge *e, Node *from)
+{
+    Node *n = e->target;
+
+    unlink_edge(e);
+    atomic_store_explicit(&e->pending, NULL, memory_order_release);
+    perm_lower(n);
+    if (!from->parked) {
+        from->parked = g_ptr_array_new();
+    }
+    g_ptr_array_add(from->parked, e);
+    node_unref(n);
+}
+
 bool coroutine_fn edge_set_perm(Edge *e, unsigned perm, unsigned shared, Error **errp)
 {
     unsigned old_perm = e->perm, old_shared = e->shared;

@@ -118,17 +118,30 @@ static Node *storage_of(Node *n)
     return n;
 }
 
+/* Of all that stores what n has: a quorum has several children. */
+static void coroutine_fn write_storage_out(Node *n)
+{
+    n = storage_of(n);
+    for (guint i = 0; n->driver->replicates && i < n->children->len; i++) {
+        Node *child = ((Edge *)g_ptr_array_index(n->children, i))->target;
+
+        node_ref(child); /* it may be removed meanwhile */
+        write_storage_out(child);
+        node_unref(child);
+    }
+    if (n->driver->write_out) {
+        n->driver->write_out(n);
+    }
+}
+
 typedef int coroutine_fn FlushFn(Node *n, Request *r);
 
 static bool coroutine_fn write_out(Node *n, FlushFn *flush, Error **errp)
 {
-    Node *storage = storage_of(n);
     Request r;
     int ret;
 
-    if (storage->driver->write_out) {
-        storage->driver->write_out(storage);
-    }
+    write_storage_out(n);
     request_begin(&r, REQUEST_FLUSH);
     ret = flush(n, &r);
     request_end(&r);

@@ -26,6 +26,9 @@ void coroutine_fn node_detach_children(Node *n);
 
 /* The backing edge e, after it was made to lead to node_nothing(): its parent has no backing any more. */
 void coroutine_fn edge_park(Edge *e);
+/* Detaches e, by which its parent `from` makes no calls any more; it is not in the list of children already.  Requests may still remember it: its
+ * memory stays until `from` closes. */
+void coroutine_fn edge_retire(Edge *e, Node *from);
 /* A node without a byte, in no list: what reads from it reads zeroes.  It stays. */
 Node *node_nothing(void);
 /* Is n reachable from `from` by its children (or the same)? */

@@ -23,6 +23,9 @@ static Node *image_below(const Node *n)
     return n->driver->is_filter && n->options && n->file ? n->file->target : backing_of(n);
 }
 
+/* What the children of a quorum take together; -1: unknown. */
+static int64_t size_of_children(const Node *n);
+
 /* Of a driver that has nothing to tell itself, what the child tells that holds for n too. */
 static bool facts_of(Node *n, ImageFacts *f, Error **errp)
 {
@@ -32,6 +35,9 @@ static bool facts_of(Node *n, ImageFacts *f, Error **errp)
     f->actual_size = -1;
     if (n->driver->facts && !n->driver->facts(n, f, errp)) {
         return false;
+    }
+    if (n->driver->replicates) {
+        f->actual_size = size_of_children(n);
     }
     if ((!n->driver->facts || f->actual_size < 0) && n->file &&
         facts_of(n->file->target, &below, &ignored)) {
@@ -43,6 +49,23 @@ static bool facts_of(Node *n, ImageFacts *f, Error **errp)
         }
     }
     return true;
+}
+
+static int64_t size_of_children(const Node *n)
+{
+    int64_t sum = 0;
+
+    for (guint i = 0; i < n->children->len; i++) {
+        g_auto(ImageFacts) f = {.actual_size = -1};
+        g_autoptr(Error) ignored = NULL;
+
+        if (!facts_of(((Edge *)g_ptr_array_index(n->children, i))->target, &f, &ignored) ||
+            f.actual_size < 0) {
+            return -1;
+        }
+        sum += f.actual_size;
+    }
+    return sum;
 }
 
 static BlockLimitsInfo *limits_info(const Node *n)

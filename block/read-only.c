@@ -11,21 +11,40 @@
 #include "block/graph.h"
 #include "node-internal.h"
 
-/* The child that becomes read-only together with n; NULL: none. */
-static Node *follower(const Node *n)
+/* Is e an edge to what n stores all of its disk in?  A quorum has several. */
+static bool stores(const Node *n, const Edge *e)
 {
-    Node *child = n->file ? n->file->target : NULL;
-
-    if (!child || child->monitor_owned || child->parents->len != 1 ||
-        atomic_load(&child->read_only)) {
-        return NULL;
-    }
-    return child;
+    return e == n->file || n->driver->replicates;
 }
 
-static void coroutine_fn abort_until(Node *n, const Node *end)
+static void add_followers(GPtrArray *list, Node *n)
 {
-    for (; n && n != end; n = follower(n)) {
+    g_ptr_array_add(list, n);
+    for (guint i = 0; i < n->children->len; i++) {
+        const Edge *e = g_ptr_array_index(n->children, i);
+        Node *child = e->target;
+
+        if (stores(n, e) && !child->monitor_owned && child->parents->len == 1 &&
+            !atomic_load(&child->read_only)) {
+            add_followers(list, child);
+        }
+    }
+}
+
+/* n, and what becomes read-only together with it; parents before children. */
+static GPtrArray *with_followers(Node *n)
+{
+    GPtrArray *list = g_ptr_array_new();
+
+    add_followers(list, n);
+    return list;
+}
+
+static void coroutine_fn abort_first(const GPtrArray *list, guint count)
+{
+    for (guint i = 0; i < count; i++) {
+        Node *n = g_ptr_array_index(list, i);
+
         if (n->driver->ro_abort) {
             n->driver->ro_abort(n);
         }
@@ -34,9 +53,13 @@ static void coroutine_fn abort_until(Node *n, const Node *end)
 
 bool coroutine_fn node_ro_prepare(Node *top, Error **errp)
 {
-    for (Node *n = top; n; n = follower(n)) {
+    g_autoptr(GPtrArray) list = with_followers(top);
+
+    for (guint i = 0; i < list->len; i++) {
+        Node *n = g_ptr_array_index(list, i);
+
         if (n->driver->ro_prepare && !n->driver->ro_prepare(n, errp)) {
-            abort_until(top, n);
+            abort_first(list, i);
             return false;
         }
     }
@@ -45,22 +68,23 @@ bool coroutine_fn node_ro_prepare(Node *top, Error **errp)
 
 void coroutine_fn node_ro_abort(Node *n)
 {
-    abort_until(n, NULL);
+    g_autoptr(GPtrArray) list = with_followers(n);
+
+    abort_first(list, list->len);
 }
 
 void coroutine_fn node_ro_commit(Node *top)
 {
-    Node *n = top;
+    g_autoptr(GPtrArray) list = with_followers(top);
 
     /* Top down: who writes into a file gives up before the file does. */
-    while (n) {
-        Node *next = follower(n);
+    for (guint i = 0; i < list->len; i++) {
+        Node *n = g_ptr_array_index(list, i);
 
         atomic_store_explicit(&n->read_only, true, memory_order_seq_cst);
         if (n->driver->ro_commit) {
             n->driver->ro_commit(n);
         }
-        n = next;
     }
 }
 
@@ -74,7 +98,7 @@ static void add_read_only(GPtrArray *list, const Node *top, Node *n)
     for (guint i = 0; i < n->children->len; i++) {
         const Edge *e = g_ptr_array_index(n->children, i);
 
-        if (e == n->file || e->role == EDGE_STORAGE) {
+        if (stores(n, e) || e->role == EDGE_STORAGE) {
             add_read_only(list, top, e->target);
         }
     }
@@ -122,10 +146,16 @@ bool coroutine_fn node_set_writable(Node *n, Error **errp)
 /* An inactive node writes nothing; it shall be read-only when it is active. */
 void node_rest_read_only(Node *n)
 {
-    do {
-        n->rest_read_only = true;
-        n = n->file ? n->file->target : NULL;
-    } while (n && atomic_load(&n->inactive) && !n->monitor_owned && n->parents->len == 1);
+    n->rest_read_only = true;
+    for (guint i = 0; i < n->children->len; i++) {
+        const Edge *e = g_ptr_array_index(n->children, i);
+        Node *child = e->target;
+
+        if (stores(n, e) && atomic_load(&child->inactive) && !child->monitor_owned &&
+            child->parents->len == 1) {
+            node_rest_read_only(child);
+        }
+    }
 }
 
 bool coroutine_fn node_set_read_only(Node *n, Error **errp)

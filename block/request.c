@@ -42,6 +42,7 @@ void request_begin(Request *r, RequestKind kind)
     r->npins = 0;
     r->passes_gates = false;
     r->passes_holds = false;
+    r->behalf = NULL;
     r->more = NULL;
 }
 
@@ -119,7 +120,7 @@ static bool passes_gate(const Request *r, const Node *n)
             return true;
         }
     }
-    return false;
+    return r->behalf && passes_gate(r->behalf, n);
 }
 
 Node *edge_enter_flags(Edge *e, Request *r, unsigned flags)

@@ -57,11 +57,25 @@ void graph_abandon_all(void)
     }
 }
 
+bool coroutine_fn node_wait_all_closed_until(int64_t deadline_ns)
+{
+    CloseAll *c = g_new0(CloseAll, 1);
+    bool done;
+
+    c->users = 2;
+    c->waiter = co_self();
+    timer_init(&c->timer, close_timeout, c);
+    timer_arm(&c->timer, deadline_ns);
+    co_spawn(loop_control(), wait_closed, c);
+    co_yield();
+    done = c->done;
+    release(c);
+    return done;
+}
+
 bool coroutine_fn graph_close_all(int64_t deadline_ns)
 {
     g_autoptr(GPtrArray) nodes = node_list();
-    CloseAll *c = g_new0(CloseAll, 1);
-    bool done;
 
     /* Hold all, so that none goes while the list is walked. */
     for (guint i = 0; i < nodes->len; i++) {
@@ -78,17 +92,9 @@ bool coroutine_fn graph_close_all(int64_t deadline_ns)
     for (guint i = 0; i < nodes->len; i++) {
         node_unref(g_ptr_array_index(nodes, i));
     }
-
-    c->users = 2;
-    c->waiter = co_self();
-    timer_init(&c->timer, close_timeout, c);
-    timer_arm(&c->timer, deadline_ns);
-    co_spawn(loop_control(), wait_closed, c);
-    co_yield();
-    done = c->done;
-    release(c);
-    if (!done) {
+    if (!node_wait_all_closed_until(deadline_ns)) {
         log_error("some images did not close in time: their storage does not answer");
+        return false;
     }
-    return done;
+    return true;
 }

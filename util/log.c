@@ -19,11 +19,17 @@
 
 static char program[32] = "cutpointd";
 static _Atomic LogLevel max_level = LOG_LEVEL_INFO;
+static bool plain_errors;
 
 void log_init(const char *name, LogLevel level)
 {
     g_strlcpy(program, name, sizeof(program));
     max_level = level;
+}
+
+void log_plain_errors(void)
+{
+    plain_errors = true;
 }
 
 static void write_all(const char *p, size_t len)
@@ -60,7 +66,9 @@ void log_line(LogLevel level, const char *fmt, ...)
     if (level > max_level) {
         return;
     }
-    head = len = snprintf(line, room, "%s: %s: ", program, names[level]);
+    head = len = plain_errors && level == LOG_LEVEL_ERROR
+                     ? snprintf(line, room, "%s: ", program)
+                     : snprintf(line, room, "%s: %s: ", program, names[level]);
     errno = saved_errno; /* "%m" */
     va_start(ap, fmt);
     n = vsnprintf(line + len, room - len, fmt, ap);

@@ -280,14 +280,38 @@ Node *mirror_backing_of(Node *n)
     return chain_backing(node_skip_filters(n));
 }
 
+/* Nobody but the node above, and jobs. */
+static bool has_one_parent(const Node *n)
+{
+    unsigned others = 0;
+
+    for (guint i = 0; i < n->parents->len; i++) {
+        others += !edge_is_job(g_ptr_array_index(n->parents, i));
+    }
+    return others == 1;
+}
+
+/* voted: there is a quorum above. */
+static bool can_replace(const Node *n, const Node *replaced, bool voted)
+{
+    if (voted && !has_one_parent(n)) {
+        return false; /* whoever reads it may have read what the others of the quorum do not have */
+    }
+    if (n == replaced) {
+        return true;
+    }
+    for (guint i = 0; n->driver->replicates && i < n->children->len; i++) {
+        if (can_replace(((const Edge *)g_ptr_array_index(n->children, i))->target, replaced,
+                        true)) {
+            return true;
+        }
+    }
+    return n->driver->is_filter && n->file && can_replace(n->file->target, replaced, voted);
+}
+
 bool mirror_can_replace(const Node *source, const Node *replaced)
 {
-    const Node *n = source;
-
-    while (n != replaced && n->driver->is_filter && n->file) {
-        n = n->file->target;
-    }
-    return n == replaced;
+    return can_replace(source, replaced, false);
 }
 
 Node *mirror_find_replaced(const char *replaces, Node *source, Error **errp)

@@ -5,7 +5,7 @@
  * Words
  *  source    the disk that guests use.
  *  target    the disk that gets all of it.
- *  replaced  whose users move to the target: the source, or a node below it that has the same data.
+ *  replaced  whose users move to the target: the source, or a node below it that has the same data, or should have (a child of a quorum).
  *  through   a write of a guest that is carried to the target before the guest is told (copy mode write-blocking).
  *
  * Files: mirror.c (beginning and life), mirror-data.c (what is copied), mirror-through.c (write-blocking), mirror-pivot.c (the end).

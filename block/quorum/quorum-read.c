@@ -16,17 +16,14 @@
 
 static int coroutine_fn read_child(const QuorumCall *c, unsigned child)
 {
-    const QuorumState *s = c->n->state;
-
-    return edge_pread(s->children[child], c->r, c->offset, c->bufs[child], c->bytes, c->flags);
+    return edge_pread(c->set->child[child], c->r, c->offset, c->bufs[child], c->bytes, c->flags);
 }
 
 static bool all_same(const QuorumCall *c, const int *ret)
 {
-    const QuorumState *s = c->n->state;
     int first = -1;
 
-    for (unsigned i = 0; i < s->nchildren; i++) {
+    for (unsigned i = 0; i < c->set->n; i++) {
         if (ret[i] < 0) {
             continue;
         }
@@ -42,14 +39,13 @@ static bool all_same(const QuorumCall *c, const int *ret)
 /* The child whose data most others have too, the first of them; *ret_votes: how many have it. */
 static unsigned winner_of(const QuorumCall *c, const int *ret, unsigned *ret_votes)
 {
-    const QuorumState *s = c->n->state;
     unsigned winner = 0;
 
     *ret_votes = 0;
-    for (unsigned i = 0; i < s->nchildren; i++) {
+    for (unsigned i = 0; i < c->set->n; i++) {
         unsigned votes = 0;
 
-        for (unsigned j = i; ret[i] >= 0 && j < s->nchildren; j++) {
+        for (unsigned j = i; ret[i] >= 0 && j < c->set->n; j++) {
             votes += ret[j] >= 0 && memcmp(c->bufs[i], c->bufs[j], c->bytes) == 0;
         }
         if (votes > *ret_votes) {
@@ -63,24 +59,36 @@ static unsigned winner_of(const QuorumCall *c, const int *ret, unsigned *ret_vot
 /* The range is locked.  What fails here was reported as bad already and will be again. */
 static void coroutine_fn rewrite(const QuorumCall *c, unsigned child, unsigned winner)
 {
-    const QuorumState *s = c->n->state;
-    Request r;
-
-    if (atomic_load_explicit(&c->n->read_only, memory_order_seq_cst)) {
-        return;
+    if (edge_pwrite(c->set->child[child], c->r, c->offset, c->bufs[winner], c->bytes, 0) < 0) {
+        quorum_report_bad(c->set->child[child], QUORUM_OP_TYPE_WRITE, c->offset.v, c->bytes, -EIO);
     }
-    request_begin(&r, REQUEST_WRITE);
-    r.passes_holds = true;
-    if (edge_pwrite(s->children[child], &r, c->offset, c->bufs[winner], c->bytes, 0) < 0) {
-        quorum_report_bad(c->n, child, QUORUM_OP_TYPE_WRITE, c->offset.v, c->bytes, -EIO);
-    }
-    request_end(&r);
 }
 
-/* The range is locked. */
-static int coroutine_fn look_again(const QuorumCall *c, int *ret, unsigned *ret_winner)
+static bool get_buffers(QuorumCall *c)
+{
+    bool ok = true;
+
+    c->bufs = g_new0(void *, c->set->n);
+    for (unsigned i = 0; i < c->set->n && ok; i++) {
+        c->bufs[i] = block_try_alloc(c->bytes);
+        ok = c->bufs[i] != NULL;
+    }
+    return ok;
+}
+
+static void free_buffers(QuorumCall *c)
+{
+    for (unsigned i = 0; c->bufs && i < c->set->n; i++) {
+        free(c->bufs[i]);
+    }
+    g_free(c->bufs);
+}
+
+/* The range is locked.  rewrites: what loses is put right. */
+static int coroutine_fn count_votes(const QuorumCall *c, bool rewrites, unsigned *ret_winner)
 {
     const QuorumState *s = c->n->state;
+    g_autofree int *ret = g_new0(int, c->set->n);
     unsigned votes;
     int result;
 
@@ -94,10 +102,10 @@ static int coroutine_fn look_again(const QuorumCall *c, int *ret, unsigned *ret_
         quorum_report_failure(c->n, c->offset.v, c->bytes);
         return -EIO;
     }
-    for (unsigned i = 0; i < s->nchildren; i++) {
+    for (unsigned i = 0; i < c->set->n; i++) {
         if (ret[i] >= 0 && memcmp(c->bufs[i], c->bufs[*ret_winner], c->bytes) != 0) {
-            quorum_report_bad(c->n, i, QUORUM_OP_TYPE_READ, c->offset.v, c->bytes, 0);
-            if (s->rewrite_corrupted) {
+            quorum_report_bad(c->set->child[i], QUORUM_OP_TYPE_READ, c->offset.v, c->bytes, 0);
+            if (rewrites) {
                 rewrite(c, i, *ret_winner);
             }
         }
@@ -105,66 +113,87 @@ static int coroutine_fn look_again(const QuorumCall *c, int *ret, unsigned *ret_
     return 0;
 }
 
-static int coroutine_fn vote(const QuorumCall *c, unsigned *ret_winner)
+/* Once more, with the range locked.  By a request of its own: the first one may have decided for children that were snapshotted since, and what is
+ * read there must not be written to where guests write now. */
+static int coroutine_fn look_again(const QuorumCall *first, const IoVector *to)
 {
-    QuorumState *s = c->n->state;
-    g_autofree int *ret = g_new0(int, s->nchildren);
-    unsigned votes;
+    QuorumState *s = first->n->state;
+    QuorumCall c = *first;
+    unsigned winner = 0;
     CoRange range;
-    int result;
+    bool rewrites;
+    Request r;
+    int ret;
 
-    quorum_all(c, read_child, ret);
-    if (all_same(c, ret)) {
-        *ret_winner = winner_of(c, ret, &votes);
-        return quorum_vote_results(c, QUORUM_OP_TYPE_READ, ret);
+    co_range_lock(&s->lock, &range, c.offset.v, c.bytes, false);
+    rewrites = atomic_load_explicit(&s->rewrites, memory_order_seq_cst);
+    request_begin(&r, rewrites ? REQUEST_WRITE : REQUEST_READ);
+    r.passes_holds = true;
+    r.behalf = first->r;
+    c.r = &r;
+    if (rewrites) {
+        c.flags &= ~(unsigned)REQ_BELOW_COW; /* it counts as a write */
     }
-    co_range_lock(&s->lock, &range, c->offset.v, c->bytes, false);
-    result = look_again(c, ret, ret_winner);
+    c.set = quorum_set_enter(s);
+    ret = get_buffers(&c) ? count_votes(&c, rewrites, &winner) : -ENOMEM;
+    if (ret == 0) {
+        iov_from_buf(to, 0, c.bufs[winner], c.bytes);
+    }
+    free_buffers(&c);
+    quorum_set_leave(c.set);
+    request_end(&r);
     co_range_unlock(&s->lock, &range);
-    return result;
+    return ret;
 }
 
-static int coroutine_fn read_first(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
-                                   unsigned flags)
+static int coroutine_fn read_first(const QuorumCall *c, const IoVector *iov)
 {
-    const QuorumState *s = n->state;
     int ret = -EIO;
 
-    for (unsigned i = 0; i < s->nchildren; i++) {
-        ret = edge_preadv(s->children[i], r, offset, iov, flags);
+    for (unsigned i = 0; i < c->set->n; i++) {
+        ret = edge_preadv(c->set->child[i], c->r, c->offset, iov, c->flags);
         if (ret >= 0) {
             return ret;
         }
-        quorum_report_bad(n, i, QUORUM_OP_TYPE_READ, offset.v, iov->size, ret);
+        quorum_report_bad(c->set->child[i], QUORUM_OP_TYPE_READ, c->offset.v, c->bytes, ret);
     }
     return ret;
+}
+
+static int coroutine_fn read_all(QuorumCall *c, const IoVector *iov)
+{
+    g_autofree int *ret = g_new0(int, c->set->n);
+    unsigned votes;
+    int result;
+
+    if (!get_buffers(c)) {
+        free_buffers(c);
+        return -ENOMEM;
+    }
+    quorum_all(c, read_child, ret);
+    if (all_same(c, ret)) {
+        unsigned winner = winner_of(c, ret, &votes);
+
+        result = quorum_vote_results(c, QUORUM_OP_TYPE_READ, ret);
+        if (result == 0) {
+            iov_from_buf(iov, 0, c->bufs[winner], c->bytes);
+        }
+    } else {
+        result = look_again(c, iov);
+    }
+    free_buffers(c);
+    return result;
 }
 
 int coroutine_fn quorum_preadv(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
                                unsigned flags)
 {
-    const QuorumState *s = n->state;
+    QuorumState *s = n->state;
     QuorumCall c = {.n = n, .r = r, .offset = offset, .bytes = iov->size, .flags = flags};
-    unsigned winner = 0;
-    int ret = 0;
+    int ret;
 
-    if (s->fifo) {
-        return read_first(n, r, offset, iov, flags);
-    }
-    c.bufs = g_new0(void *, s->nchildren);
-    for (unsigned i = 0; i < s->nchildren && ret == 0; i++) {
-        c.bufs[i] = block_try_alloc(iov->size);
-        ret = c.bufs[i] ? 0 : -ENOMEM;
-    }
-    if (ret == 0) {
-        ret = vote(&c, &winner);
-    }
-    if (ret == 0) {
-        iov_from_buf(iov, 0, c.bufs[winner], iov->size);
-    }
-    for (unsigned i = 0; i < s->nchildren; i++) {
-        free(c.bufs[i]);
-    }
-    g_free(c.bufs);
+    c.set = quorum_set_enter(s);
+    ret = s->fifo ? read_first(&c, iov) : read_all(&c, iov);
+    quorum_set_leave(c.set);
     return ret;
 }

@@ -2,7 +2,8 @@
 /*
  * What a quorum tells the user: QUORUM_REPORT_BAD of a child, QUORUM_FAILURE of a vote that nobody won.
  *
- * Requests run on any thread; the control thread sends.  Both events count in sectors of 512 bytes that the request touches.
+ * Requests run on any thread; the control thread sends: at once what happens in itself, so that it is told before the reply of the command that the
+ * request is a part of.  Both events count in sectors of 512 bytes that the request touches.
  */
 #include "qapi-events.h"
 #include "quorum.h"
@@ -50,19 +51,25 @@ static void coroutine_fn tell_failure(void *opaque)
     report_free(x);
 }
 
-void quorum_report_bad(const Node *n, unsigned child, QuorumOpType type, uint64_t offset,
-                       uint64_t bytes, int err)
+static void deliver(CoroutineFn *tell, Report *x)
 {
-    const QuorumState *s = n->state;
-    Report *x = report_new(atomic_load_explicit(&s->children[child]->node, memory_order_acquire),
-                           offset, bytes);
+    if (loop_current() == loop_control()) {
+        tell(x); /* does not suspend */
+    } else {
+        co_spawn(loop_control(), tell, x);
+    }
+}
+
+void quorum_report_bad(Edge *child, QuorumOpType type, uint64_t offset, uint64_t bytes, int err)
+{
+    Report *x = report_new(atomic_load_explicit(&child->node, memory_order_acquire), offset, bytes);
 
     x->type = type;
     x->error = err < 0 ? g_strdup(strerror(-err)) : NULL;
-    co_spawn(loop_control(), tell_bad, x);
+    deliver(tell_bad, x);
 }
 
 void quorum_report_failure(const Node *n, uint64_t offset, uint64_t bytes)
 {
-    co_spawn(loop_control(), tell_failure, report_new(n, offset, bytes));
+    deliver(tell_failure, report_new(n, offset, bytes));
 }

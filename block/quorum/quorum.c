@@ -4,19 +4,23 @@
  *
  * Words
  *  child      one of the places; all have the same size.
+ *  set        the children that there are at a time (x-blockdev-change adds and removes some).
  *  threshold  how many children have to agree: on the data of a read, on the success of anything else.
  *  bad        a child that failed, or that lost a vote; each is told (QUORUM_REPORT_BAD).
  *
  * Invariants
  *  Q1  writes that overlap reach all children in the same order: a write holds its range.  Without that, two writes of a guest could leave
  *      children different for ever.
- *  Q2  nothing is rewritten by a node that is read-only: ro_commit waits for rewrites that are under way.
+ *  Q2  the children of an old disk (after a snapshot) stay as they are: ro_commit ends rewriting, and waits for what is under way.  A quorum that
+ *      the user opened read-only does rewrite: that does not change what is read.
+ *  Q3  a call goes to one set of children from its beginning to its end.  A write takes it with its range locked: so of two writes that overlap,
+ *      the later one never has an older set, and a new child misses nothing that comes after what it has (quorum-change.c).
  *
  * It is not a filter and has no n->file: nobody may look through it to one child and take that for the disk.  Discards are not passed on: what
  * children read afterwards may differ.
  */
 #include "quorum.h"
-#include "block/reopen.h"
+#include "../node-internal.h"
 #include <errno.h>
 #include <string.h>
 
@@ -41,13 +45,13 @@ static void coroutine_fn child_task(void *opaque)
 
 void coroutine_fn quorum_all(const QuorumCall *c, QuorumFn *fn, int *ret)
 {
-    const QuorumState *s = c->n->state;
-    g_autofree ChildTask *tasks = g_new0(ChildTask, s->nchildren);
+    unsigned n = c->set->n;
+    g_autofree ChildTask *tasks = g_new0(ChildTask, n);
     CoGroup done;
 
     co_group_init(&done);
-    co_group_add(&done, s->nchildren);
-    for (unsigned i = 0; i < s->nchildren; i++) {
+    co_group_add(&done, n);
+    for (unsigned i = 0; i < n; i++) {
         tasks[i] = (ChildTask){.c = c, .fn = fn, .child = i, .ret = &ret[i], .done = &done};
         co_start(child_task, &tasks[i]);
     }
@@ -61,15 +65,15 @@ int quorum_vote_results(const QuorumCall *c, QuorumOpType type, const int *ret)
     unsigned succeeded = 0, most = 0;
     int commonest = 0;
 
-    for (unsigned i = 0; i < s->nchildren; i++) {
+    for (unsigned i = 0; i < c->set->n; i++) {
         unsigned same = 0;
 
         if (ret[i] >= 0) {
             succeeded++;
             continue;
         }
-        quorum_report_bad(c->n, i, type, c->offset.v, c->bytes, ret[i]);
-        for (unsigned j = 0; j < s->nchildren; j++) {
+        quorum_report_bad(c->set->child[i], type, c->offset.v, c->bytes, ret[i]);
+        for (unsigned j = 0; j < c->set->n; j++) {
             same += ret[j] == ret[i];
         }
         if (same > most) {
@@ -84,39 +88,37 @@ int quorum_vote_results(const QuorumCall *c, QuorumOpType type, const int *ret)
     return commonest;
 }
 
-static int coroutine_fn call_and_vote(const QuorumCall *c, QuorumFn *fn, QuorumOpType type)
+static int coroutine_fn call_and_vote(QuorumCall *c, QuorumFn *fn, QuorumOpType type)
 {
-    const QuorumState *s = c->n->state;
-    g_autofree int *ret = g_new0(int, s->nchildren);
+    g_autofree int *ret = NULL;
+    int result;
 
+    c->set = quorum_set_enter(c->n->state);
+    ret = g_new0(int, c->set->n);
     quorum_all(c, fn, ret);
-    return quorum_vote_results(c, type, ret);
+    result = quorum_vote_results(c, type, ret);
+    quorum_set_leave(c->set);
+    return result;
 }
 
 /* ---- requests ---- */
 
 static int coroutine_fn write_child(const QuorumCall *c, unsigned child)
 {
-    const QuorumState *s = c->n->state;
-
-    return edge_pwritev(s->children[child], c->r, c->offset, c->iov, c->flags);
+    return edge_pwritev(c->set->child[child], c->r, c->offset, c->iov, c->flags);
 }
 
 static int coroutine_fn zero_child(const QuorumCall *c, unsigned child)
 {
-    const QuorumState *s = c->n->state;
-
-    return edge_pwrite_zeroes(s->children[child], c->r, c->offset, c->bytes, c->flags);
+    return edge_pwrite_zeroes(c->set->child[child], c->r, c->offset, c->bytes, c->flags);
 }
 
 static int coroutine_fn flush_child(const QuorumCall *c, unsigned child)
 {
-    const QuorumState *s = c->n->state;
-
-    return edge_flush(s->children[child], c->r);
+    return edge_flush(c->set->child[child], c->r);
 }
 
-static int coroutine_fn write_locked(const QuorumCall *c, QuorumFn *fn)
+static int coroutine_fn write_locked(QuorumCall *c, QuorumFn *fn)
 {
     QuorumState *s = c->n->state;
     CoRange range;
@@ -157,12 +159,13 @@ static int coroutine_fn quorum_flush(Node *n, Request *r)
     return call_and_vote(&c, flush_child, QUORUM_OP_TYPE_FLUSH);
 }
 
-static uint64_t common_size(const QuorumState *s)
+/* Bytes that all children have. */
+static uint64_t common_size(const QuorumSet *set)
 {
     uint64_t size = UINT64_MAX;
 
-    for (unsigned i = 0; i < s->nchildren; i++) {
-        const Node *child = atomic_load_explicit(&s->children[i]->node, memory_order_acquire);
+    for (unsigned i = 0; i < set->n; i++) {
+        const Node *child = atomic_load_explicit(&set->child[i]->node, memory_order_acquire);
 
         size = MIN(size, atomic_load(&child->size));
     }
@@ -173,15 +176,17 @@ static uint64_t common_size(const QuorumState *s)
 static int coroutine_fn quorum_truncate(Node *n, Request *r, uint64_t size, bool exact)
 {
     QuorumState *s = n->state;
+    QuorumSet *set = quorum_set_enter(s);
     int ret = 0;
 
     if (size < atomic_load(&n->size)) {
         atomic_store(&n->size, size);
     }
-    for (unsigned i = 0; i < s->nchildren && ret >= 0; i++) {
-        ret = edge_truncate(s->children[i], r, size, exact);
+    for (unsigned i = 0; i < set->n && ret >= 0; i++) {
+        ret = edge_truncate(set->child[i], r, size, exact);
     }
-    atomic_store(&n->size, common_size(s));
+    atomic_store(&n->size, common_size(set));
+    quorum_set_leave(set);
     return ret < 0 ? ret : 0;
 }
 
@@ -190,23 +195,24 @@ static int coroutine_fn quorum_block_status(Node *n, Request *r, GuestOffset off
                                             unsigned flags, bool precise, uint64_t *ret_bytes,
                                             HostOffset *ret_map)
 {
-    const QuorumState *s = n->state;
-    uint64_t zero = bytes;
+    QuorumSet *set = quorum_set_enter(n->state);
+    uint64_t zero = bytes, data = 0;
 
     (void)precise;
     *ret_map = (HostOffset){0};
-    for (unsigned i = 0; i < s->nchildren; i++) {
+    for (unsigned i = 0; i < set->n; i++) {
         uint64_t len;
-        int ret = edge_block_status_above(s->children[i], r, offset, bytes, flags, &len, NULL);
+        int ret = edge_block_status_above(set->child[i], r, offset, bytes, flags, &len, NULL);
 
         if (ret < 0 || !(ret & STATUS_ZERO)) {
-            *ret_bytes = ret < 0 ? bytes : MIN(len, bytes);
-            return STATUS_DATA | STATUS_ALLOCATED;
+            data = MAX(data, ret < 0 ? bytes : MIN(len, bytes));
+        } else {
+            zero = MIN(zero, len);
         }
-        zero = MIN(zero, len);
     }
-    *ret_bytes = zero;
-    return STATUS_ZERO | STATUS_ALLOCATED;
+    quorum_set_leave(set);
+    *ret_bytes = data ? data : zero;
+    return (data ? STATUS_DATA : STATUS_ZERO) | STATUS_ALLOCATED;
 }
 
 /* ---- control ---- */
@@ -243,42 +249,49 @@ static bool check_options(const Node *n, const BlockdevOptionsQuorum *o, unsigne
     return true;
 }
 
-static bool coroutine_fn open_children(Node *n, const BlockdevOptionsQuorum *o, Error **errp)
+static bool coroutine_fn open_children(Node *n, const BlockdevOptionsQuorum *o, QuorumSet *set,
+                                       Error **errp)
 {
     QuorumState *s = n->state;
 
     for (const BlockdevRefList *l = o->children; l; l = l->next) {
-        g_autofree char *name = g_strdup_printf("children.%u", s->nchildren);
+        g_autofree char *name = g_strdup_printf("children.%u", s->next_index);
         bool ok = node_open_child(n, l->value, name, EDGE_FILTERED, errp);
 
         n->file = NULL; /* none of them is the disk */
         if (!ok) {
             return false;
         }
-        s->children[s->nchildren++] = g_ptr_array_index(n->children, n->children->len - 1);
+        set->child[s->next_index++] = g_ptr_array_index(n->children, n->children->len - 1);
     }
     return true;
 }
 
-static bool check_children(Node *n, Error **errp)
+bool quorum_check_size(const Node *n, const Node *first, const Node *child, Error **errp)
 {
-    QuorumState *s = n->state;
-    uint64_t size = atomic_load(&s->children[0]->target->size);
+    if (atomic_load(&((Node *)child)->size) != atomic_load(&((Node *)first)->size)) {
+        error_set(errp, ERROR_INVALID, n->name, "open",
+                  "Children '%s' and '%s' of a quorum differ in size", first->name, child->name);
+        return false;
+    }
+    return true;
+}
 
-    for (unsigned i = 0; i < s->nchildren; i++) {
-        const Node *child = s->children[i]->target;
+static bool check_children(Node *n, const QuorumSet *set, Error **errp)
+{
+    Node *first = set->child[0]->target;
 
-        if (atomic_load(&((Node *)child)->size) != size) {
-            error_set(errp, ERROR_INVALID, n->name, "open",
-                      "Children '%s' and '%s' of a quorum differ in size",
-                      s->children[0]->target->name, child->name);
+    for (unsigned i = 0; i < set->n; i++) {
+        const Node *child = set->child[i]->target;
+
+        if (!quorum_check_size(n, first, child, errp)) {
             return false;
         }
         if (n->auto_read_only && node_is_read_only(child)) {
             atomic_store(&n->read_only, true);
         }
     }
-    atomic_store(&n->size, size);
+    atomic_store(&n->size, atomic_load(&first->size));
     return true;
 }
 
@@ -287,6 +300,7 @@ static bool coroutine_fn quorum_open(Node *n, const BlockdevOptions *options, Er
     const BlockdevOptionsQuorum *o = &options->u.quorum;
     QuorumState *s = n->state;
     unsigned count = 0;
+    QuorumSet *set;
 
     for (const BlockdevRefList *l = o->children; l; l = l->next) {
         count++;
@@ -294,15 +308,18 @@ static bool coroutine_fn quorum_open(Node *n, const BlockdevOptions *options, Er
     if (!check_options(n, o, count, errp)) {
         return false;
     }
-    s->children = g_new0(Edge *, count);
+    set = quorum_set_new(NULL, count);
     s->threshold = (unsigned)o->vote_threshold;
     s->blkverify = o->has_blkverify && o->blkverify;
     s->rewrite_corrupted = o->has_rewrite_corrupted && o->rewrite_corrupted;
     s->fifo = o->has_read_pattern && o->read_pattern == QUORUM_READ_PATTERN_FIFO;
-    if (!open_children(n, o, errp) || !check_children(n, errp)) {
-        g_clear_pointer(&s->children, g_free);
+    atomic_store(&s->rewrites, s->rewrite_corrupted);
+    if (!open_children(n, o, set, errp) || !check_children(n, set, errp)) {
+        quorum_set_leave(set);
+        quorum_set_free(set);
         return false;
     }
+    atomic_store_explicit(&s->set, set, memory_order_release);
     co_range_lock_init(&s->lock);
     return true;
 }
@@ -310,42 +327,63 @@ static bool coroutine_fn quorum_open(Node *n, const BlockdevOptions *options, Er
 static void coroutine_fn quorum_close(Node *n)
 {
     QuorumState *s = n->state;
+    QuorumSet *set = atomic_load(&s->set);
 
     co_range_lock_destroy(&s->lock);
-    g_clear_pointer(&s->children, g_free);
+    quorum_set_leave(set);
+    quorum_set_free(set);
 }
 
 /* Who wrote to one child beside us would make it differ. */
 static void quorum_child_perm(const Node *n, EdgeRole role, unsigned parent_perm,
                               unsigned parent_shared, unsigned *perm, unsigned *shared)
 {
-    const QuorumState *s = n->state;
+    QuorumState *s = n->state;
 
     (void)role;
     *perm = parent_perm;
-    if (s->rewrite_corrupted && !node_will_be_read_only(n)) {
-        *perm |= PERM_WRITE;
+    if (atomic_load(&s->rewrites)) {
+        *perm |=
+            PERM_WRITE; /* also if n is read-only: what is put right does not change the disk */
     }
     *shared = (parent_shared & PERM_CONSISTENT_READ) | PERM_WRITE_UNCHANGED;
 }
 
-/* Q2: n is read-only by now; rewrites that began before end first. */
+/* Q2 */
 static void coroutine_fn quorum_ro_commit(Node *n)
 {
     QuorumState *s = n->state;
     CoRange range;
 
+    atomic_store_explicit(&s->rewrites, false, memory_order_seq_cst);
     co_range_lock(&s->lock, &range, 0, BLOCK_MAX_SIZE, false);
     co_range_unlock(&s->lock, &range);
 }
 
+/* It is the disk again. */
+static bool coroutine_fn quorum_rw_begin(Node *n, Error **errp)
+{
+    QuorumState *s = n->state;
+
+    atomic_store(&s->rewrites, s->rewrite_corrupted);
+    if (s->rewrite_corrupted && !perm_refresh(n, errp)) {
+        atomic_store(&s->rewrites, false);
+        return false;
+    }
+    return true;
+}
+
 const BlockDriver driver_quorum = {
     .name = "quorum",
+    .replicates = true,
     .state_size = sizeof(QuorumState),
     .open = quorum_open,
     .close = quorum_close,
     .child_perm = quorum_child_perm,
     .ro_commit = quorum_ro_commit,
+    .rw_begin = quorum_rw_begin,
+    .add_child = quorum_add_child,
+    .remove_child = quorum_remove_child,
     .preadv = quorum_preadv,
     .pwritev = quorum_pwritev,
     .has_fua = true, /* passed on */

@@ -72,7 +72,9 @@ struct BlockDriver {
     bool is_protocol, is_filter;
     bool is_device; /* its size is not ours to choose; what it has more of one day is not zero */
     bool supports_backing;
-    bool compresses;     /* takes REQ_COMPRESSED; filters: passes it on */
+    bool compresses; /* takes REQ_COMPRESSED; filters: passes it on */
+    bool
+        replicates; /* n->file is NULL, and every child has the whole disk: all of them are written (quorum) */
     bool reads_snapshot; /* of the filter below, not its disk (snapshot-access) */
     size_t state_size;
     /* Protocols that have names of their own, "nbd:…" or "nbd+unix://…": what stands before the first colon, a list with NULL at the
@@ -122,6 +124,11 @@ struct BlockDriver {
     /* The way back: from here on there may be write-like requests; n->read_only is false and the child can be written.  On failure the
      * driver is as before.  NULL: nothing to do. */
     bool coroutine_fn (*rw_begin)(Node *n, Error **errp);
+
+    /* Other children at run time; both reserved by the caller, requests run.  child has no parent yet; e: of n.  On failure nothing has
+     * changed.  Requests that begin when it returns go by the new children; the removed one may yet have requests that hang.  NULL: fixed. */
+    bool coroutine_fn (*add_child)(Node *n, Node *child, Error **errp);
+    bool coroutine_fn (*remove_child)(Node *n, struct Edge *e, Error **errp);
 
     /* The last parent that could write has gone; there may be others soon, or already.  For giving back what was set aside for them.  r is a
      * request in n, which keeps n as it is.  Not called for a node that is read-only by then or being reopened. */

@@ -38,6 +38,8 @@ struct Request {
     bool passes_gates; /* the driver's own I/O while its node changes */
     bool
         passes_holds; /* counts as a write, but changes nothing that anybody reads: a read may be waiting for it */
+    const Request *
+        behalf; /* what waits for this one; where that is let in already, this is too; NULL: none */
     Pin pins[REQUEST_PINS];
     GArray *more; /* of Pin: deep chains */
 };

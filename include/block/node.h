@@ -196,8 +196,8 @@ struct Node {
     unsigned perm, shared; /* cumulative, N2 */
     GPtrArray *parents;    /* Edge *, target == this */
     GPtrArray *children;   /* Edge *, parent == this */
-    GPtrArray
-        *parked; /* Edge *: had been `backing`; requests may still remember them; NULL: none */
+    GPtrArray *
+        parked; /* Edge *: had been `backing`, or a child; requests may still remember them; NULL: none */
     Transaction *reserved_by;
     Change *unsettled; /* the change whose old node this is, until it is settled */
     uint64_t serial;   /* order of creation */
@@ -225,6 +225,8 @@ void node_name_release(const char *name, const void *reserver);
 
 /* Waits until closes that are under way are done (tests, shutdown). */
 void coroutine_fn node_wait_all_closed(void);
+/* The same, at most until clock_ns() passes the deadline; then false. */
+bool coroutine_fn node_wait_all_closed_until(int64_t deadline_ns);
 
 /* ---- edges, control thread ---- */
 

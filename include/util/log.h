@@ -13,6 +13,8 @@ typedef enum LogLevel { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEV
 
 /* Lines above this level are dropped; default LOG_LEVEL_INFO.  `name` is put first (default "cutpointd"). */
 void log_init(const char *name, LogLevel level);
+/* Errors come without the word "error", as QEMU writes them.  Before there is a second thread. */
+void log_plain_errors(void);
 void log_line(LogLevel level, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 
 typedef struct LogLimit {

@@ -205,6 +205,9 @@ int main(int argc, char **argv)
     }
     make_room_for_descriptors();
     log_init(program, LOG_LEVEL_INFO);
+    if (machine_is_emulator()) {
+        log_plain_errors();
+    }
     signal(SIGPIPE, SIG_IGN);
     rcu_init_process();
     loop_control_init();

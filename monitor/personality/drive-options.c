@@ -267,9 +267,34 @@ static bool coroutine_fn complete_backing(struct json_object *o, unsigned depth,
     return complete(backing, false, depth - 1, errp);
 }
 
+/* The children of a quorum that options describe in place: each is like a drive. */
+static bool coroutine_fn complete_children(struct json_object *o, bool warn, unsigned depth,
+                                           Error **errp)
+{
+    for (; o; o = object_of(o, "file")) {
+        struct json_object *children = object_of(o, "children");
+
+        if (!children) {
+            continue;
+        }
+        json_object_object_foreach(children, number, child)
+        {
+            (void)number;
+            if (json_object_is_type(child, json_type_object) && object_of(child, "file") &&
+                !complete(child, warn, depth, errp)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 static bool coroutine_fn complete(struct json_object *o, bool warn, unsigned depth, Error **errp)
 {
     complete_file(o);
+    if (!complete_children(o, warn, depth, errp)) {
+        return false;
+    }
     complete_server(object_of(o, "file") ? object_of(o, "file") : o);
     if (!text_of(o, "driver")) {
         struct json_object *file = object_of(o, "file");
