@@ -214,6 +214,15 @@ static bool add_own_options(const Node *n, struct json_object *to)
                                json_object_new_string(o->u.throttle.throttle_group));
     } else if (o && o->driver == BLOCKDEV_DRIVER_COPY_ON_READ && o->u.copy_on_read.bottom) {
         json_object_object_add(to, "bottom", json_object_new_string(o->u.copy_on_read.bottom));
+    } else if (o && o->driver == BLOCKDEV_DRIVER_PREALLOCATE) {
+        if (o->u.preallocate.has_prealloc_align) {
+            json_object_object_add(to, "prealloc-align",
+                                   json_object_new_int64(o->u.preallocate.prealloc_align));
+        }
+        if (o->u.preallocate.has_prealloc_size) {
+            json_object_object_add(to, "prealloc-size",
+                                   json_object_new_int64(o->u.preallocate.prealloc_size));
+        }
     }
     if (o && o->driver == BLOCKDEV_DRIVER_QUORUM) {
         add_quorum_options(n, to);

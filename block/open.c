@@ -131,6 +131,8 @@ const BlockdevRef *options_file(const BlockdevOptions *o)
         return o->u.copy_before_write.file;
     case BLOCKDEV_DRIVER_COPY_ON_READ:
         return o->u.copy_on_read.file;
+    case BLOCKDEV_DRIVER_PREALLOCATE:
+        return o->u.preallocate.file;
     case BLOCKDEV_DRIVER_QCOW2:
         return o->u.qcow2.file;
     case BLOCKDEV_DRIVER_RAW:

@@ -227,6 +227,8 @@ static int coroutine_fn raw_truncate(Node *n, Request *r, uint64_t size, bool ex
     if (size < atomic_load(&n->size)) {
         atomic_store(&n->size, round_up(size));
     }
+    /* The file shall end where the disk does. */
+    exact |= edge_enter(n->file, r)->driver->grows_ahead;
     ret = edge_truncate(n->file, r, s->offset + size, exact);
     atomic_store(&n->size, round_up(edge_size(n->file, r) - s->offset));
     return ret;

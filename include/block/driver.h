@@ -72,6 +72,8 @@ struct BlockDriver {
     bool is_protocol, is_filter;
     bool is_device; /* its size is not ours to choose; what it has more of one day is not zero */
     bool supports_backing;
+    bool
+        grows_ahead; /* of storage: it makes itself larger ahead of need, so small steps cost little */
     bool compresses; /* takes REQ_COMPRESSED; filters: passes it on */
     bool
         replicates; /* n->file is NULL, and every child has the whole disk: all of them are written (quorum) */
@@ -109,7 +111,7 @@ struct BlockDriver {
     /* Format and filter: what the node needs from and shares on a child, given what its own parents need and share. */
     void (*child_perm)(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
                        unsigned *perm, unsigned *shared);
-    /* Protocols: cumulative permissions change.  prepare takes what is needed beside what is held (locks; a descriptor that can
+    /* Protocols, and filters that write by themselves: cumulative permissions change.  prepare takes what is needed beside what is held (locks; a descriptor that can
      * write) and may fail; then exactly one of commit (drops what is no longer needed) and abort (back to before). */
     bool coroutine_fn (*perm_prepare)(Node *n, unsigned perm, unsigned shared, Error **errp);
     void (*perm_commit)(Node *n, unsigned perm, unsigned shared);
@@ -269,6 +271,7 @@ extern const BlockDriver driver_nbd;
 extern const BlockDriver driver_null_aio;
 extern const BlockDriver driver_null_co;
 extern const BlockDriver driver_qcow2;
+extern const BlockDriver driver_preallocate;
 extern const BlockDriver driver_quorum;
 extern const BlockDriver driver_raw;
 extern const BlockDriver driver_snapshot_access;

@@ -19,10 +19,14 @@
 #include <inttypes.h>
 
 #define RUN_BYTES (UINT64_C(16) << 20)
+/* Where storage itself grows ahead of need. */
+#define RUN_BYTES_AHEAD (UINT64_C(1) << 20)
 
-static uint64_t run_limit(const Qcow2 *q)
+static uint64_t run_limit(Qcow2 *q, Request *r)
 {
-    return MAX(RUN_BYTES >> q->cluster_bits, 1);
+    bool ahead = edge_enter(q->file, r)->driver->grows_ahead;
+
+    return MAX((ahead ? RUN_BYTES_AHEAD : RUN_BYTES) >> q->cluster_bits, 1);
 }
 
 int coroutine_fn file_grow(Qcow2 *q, Request *r, uint64_t bytes)
@@ -129,17 +133,17 @@ void coroutine_fn qcow2_writers_gone(Node *n, Request *r)
 }
 
 /* The first free clusters of [from, end), all in block b; *ret_end == *ret_start: none. */
-static void find_free(Qcow2 *q, const RefBlock *b, uint64_t from, uint64_t end, uint64_t *ret_start,
-                      uint64_t *ret_end)
+static void find_free(Qcow2 *q, Request *r, const RefBlock *b, uint64_t from, uint64_t end,
+                      uint64_t *ret_start, uint64_t *ret_end)
 {
-    uint64_t per_block = block_entries(q), limit;
+    uint64_t per_block = block_entries(q), most = run_limit(q, r), limit;
 
     pthread_mutex_lock(&q->lock);
     while (from < end && refcount_get(b->t.data, q->refcount_order, from % per_block) != 0) {
         from++;
     }
     *ret_start = from;
-    limit = MIN(end, from + run_limit(q));
+    limit = MIN(end, from + most);
     while (from < limit && refcount_get(b->t.data, q->refcount_order, from % per_block) == 0) {
         from++;
     }
@@ -167,7 +171,7 @@ static int coroutine_fn refill_low(Qcow2 *q, Request *r)
         q->low_hint = limit;
         return refblock_check_range(q, r, index);
     }
-    find_free(q, b, q->low_hint, limit, &start, &end);
+    find_free(q, r, b, q->low_hint, limit, &start, &end);
     /* The file may end within its last cluster. */
     ret = start < end ? file_grow(q, r, end << q->cluster_bits) : 0;
     if (ret < 0) {
@@ -211,7 +215,7 @@ static int coroutine_fn refill_tail(Qcow2 *q, Request *r)
             q->tail++;
             continue;
         }
-        find_free(q, b, q->tail, (index + 1) * per_block, &start, &end);
+        find_free(q, r, b, q->tail, (index + 1) * per_block, &start, &end);
         if (start < end) {
             break;
         }
@@ -339,7 +343,7 @@ static int coroutine_fn prepare_tail(Qcow2 *q, Request *r, uint64_t count)
             return ret < 0 ? ret : 1;
         }
         while (c < stop) {
-            find_free(q, b, c, stop, &start, &free_end);
+            find_free(q, r, b, c, stop, &start, &free_end);
             if (start != c) {
                 q->tail = start;
                 return 1;
