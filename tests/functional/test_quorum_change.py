@@ -155,19 +155,93 @@ def test_a_new_child_misses_no_write_that_overlaps_others(d):
     assert a[:BLOCK] == b[:BLOCK] == c[:BLOCK] != bytes(BLOCK)
 
 
-def test_a_child_that_hangs_is_removed(daemon, d):
+@pytest.fixture
+def far(daemon, d):
+    """A server of the disk far; options of a child that has it."""
     server = daemon()
-    server.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': str(d.dir / 'other.sock')}}})
-    server.cmd('blockdev-add', {'driver': 'null-co', 'size': SIZE, 'node-name': 'n'})
-    server.cmd('block-export-add', {'type': 'nbd', 'id': 'n', 'node-name': 'n', 'writable': True})
-    remote = {'driver': 'nbd', 'node-name': 'r', 'server': {'type': 'unix', 'path': str(d.dir / 'other.sock')}, 'export': 'n'}
-    quorum(d, [place(d, 0), place(d, 1), remote], 2)
+    server.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': str(d.dir / 'far.sock')}}})
+    (d.dir / 'far').write_bytes(b'g' * SIZE)
+    server.cmd('blockdev-add', {'driver': 'file', 'filename': str(d.dir / 'far'), 'node-name': 'far'})
+    server.cmd('block-export-add', {'type': 'nbd', 'id': 'far', 'node-name': 'far', 'writable': True})
+    server.options = {'driver': 'nbd', 'node-name': 'r', 'server': {'type': 'unix', 'path': str(d.dir / 'far.sock')}, 'export': 'far'}
+    server.hang = lambda: os.kill(server.pid, signal.SIGSTOP)
+    server.go_on = lambda: os.kill(server.pid, signal.SIGCONT)
+    yield server
+    server.go_on()
+
+
+def until(condition, timeout=10):
+    deadline = time.monotonic() + timeout * SLOW
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def begin(function, *args):
+    t = threading.Thread(target=function, args=args)
+    t.start()
+    return t
+
+
+def requests(d, name, kind):
+    """How many a node has had, those that hang too."""
+    (stats,) = [s for s in d.cmd('query-blockstats', {'query-nodes': True}) if s['node-name'] == name]
+    return stats['stats'][kind]
+
+
+def test_a_write_whose_turn_comes_later_goes_to_the_new_child(d, far):
+    """Else one that overlaps it and is already with the new child could come before it there, and after it elsewhere."""
+    quorum(d, [place(d, 0, b'g' * SIZE), far.options], 1)
+    d.cmd('blockdev-add', place(d, 2, b'g' * SIZE))
+    first, second = export(d), connect(d)
+    far.hang()
+    a = begin(first.pwrite, b'1' * KIB, 0)
+    until(lambda: (d.dir / 'c0').read_bytes()[0] == ord('1'))
+    before = requests(d, 'q', 'wr_operations')
+    b = begin(second.pwrite, b'2' * KIB, 0)
+    until(lambda: requests(d, 'q', 'wr_operations') > before)
+    time.sleep(0.01)
+    d.cmd('x-blockdev-change', {'parent': 'q', 'node': 'c2'})
+    far.go_on()
+    a.join()
+    b.join()
+    assert [x[:KIB] for x in ((d.dir / n).read_bytes() for n in ('c0', 'far', 'c2'))] == [b'2' * KIB] * 3
+    first.shutdown()
+    second.shutdown()
+
+
+def test_a_read_that_looks_again_sees_the_present_children(d, far):
+    """It began before its children were snapshotted, and finds damage; what it looks at then, and puts right, is what there is now."""
+    for i in (0, 1):
+        d.cmd('blockdev-add', place(d, i, (b'g' if i == 0 else b'b') * SIZE))
+    quorum(d, ['c0', 'c1', far.options], 2, rewrite_corrupted=True)
+    reader, writer, got = export(d), connect(d), []
+    far.hang()
+    r = begin(lambda: got.append(reader.pread(KIB, 0)))
+    until(lambda: requests(d, 'c1', 'rd_operations') > 0)
+    d.cmd('transaction', {'actions': [
+        {'type': 'blockdev-snapshot-sync',
+         'data': {'node-name': f'c{i}', 'snapshot-node-name': f's{i}', 'snapshot-file': str(d.dir / f's{i}')}} for i in (0, 1)]})
+    before = requests(d, 's0', 'wr_operations')
+    w = begin(writer.pwrite, b'n' * KIB, 0)
+    until(lambda: requests(d, 's0', 'wr_operations') > before)
+    far.go_on()
+    r.join()
+    w.join()
+    assert got == [b'n' * KIB]
+    assert [x[:KIB] for x in ((d.dir / n).read_bytes() for n in ('c0', 'c1', 'far'))] == [b'g' * KIB, b'b' * KIB, b'n' * KIB]
+    assert writer.pread(KIB, 0) == b'n' * KIB
+    reader.shutdown()
+    writer.shutdown()
+
+
+def test_a_child_that_hangs_is_removed(d, far):
+    quorum(d, [place(d, 0), place(d, 1), far.options], 2)
     h = export(d)
-    os.kill(server.pid, signal.SIGSTOP)
+    far.hang()
     try:
-        stuck = threading.Thread(target=h.pwrite, args=(b'x' * KIB, 0))
-        stuck.start()
-        time.sleep(0.05)
+        stuck = begin(h.pwrite, b'x' * KIB, 0)
+        until(lambda: (d.dir / 'c0').read_bytes()[0] == ord('x'))
         begun = time.monotonic()
         d.cmd('x-blockdev-change', {'parent': 'q', 'child': 'children.2'})
         assert time.monotonic() - begun < 3 * SLOW
@@ -178,12 +252,9 @@ def test_a_child_that_hangs_is_removed(daemon, d):
         assert other.pread(KIB, MIB) == b'y' * KIB
         assert 'r' in [n['node-name'] for n in d.cmd('query-named-block-nodes')]
     finally:
-        os.kill(server.pid, signal.SIGCONT)
+        far.go_on()
     stuck.join()
-    deadline = time.monotonic() + 10 * SLOW
-    while 'r' in [n['node-name'] for n in d.cmd('query-named-block-nodes')]:
-        assert time.monotonic() < deadline, 'gone when its request has ended'
-        time.sleep(0.02)
+    until(lambda: 'r' not in [n['node-name'] for n in d.cmd('query-named-block-nodes')])  # gone when its request has ended
     other.shutdown()
     h.shutdown()
     d.cmd('block-export-del', {'id': 'q'})
@@ -303,7 +374,8 @@ def test_a_snapshot_makes_the_children_read_only(d):
 
 def test_a_read_only_quorum_puts_right_what_is_bad(d):
     for i in range(3):
-        d.cmd('blockdev-add', place(d, i, b'a' * SIZE if i < 2 else b'a' * MIB + b'b' * KIB + b'a' * (SIZE - MIB - KIB)))
+        d.cmd('blockdev-add', place(d, i, b'a' * SIZE if i < 2 else b'a' * MIB + b'b' * KIB + b'a' * (SIZE - MIB - KIB),
+                                    **{'auto-read-only': True}))
     quorum(d, ['c0', 'c1', 'c2'], 2, rewrite_corrupted=True, read_only=True)
     h = export(d, writable=False)
     assert h.pread(SIZE, 0) == b'a' * SIZE
@@ -317,7 +389,8 @@ def test_the_event_comes_before_the_reply(tmp_path):
         (tmp_path / f'{i}').write_bytes(content * MIB)
     q = {'driver': 'quorum', 'node-name': 'q', 'vote-threshold': 2,
          'children': [{'driver': 'file', 'filename': str(tmp_path / f'{i}')} for i in range(3)]}
-    got = emulator.qmp(tmp_path, [('human-monitor-command', {'command-line': 'qemu-io q "read 0 64k"'})], '-blockdev', json.dumps(q))
+    got = emulator.qmp(tmp_path, [('human-monitor-command', {'command-line': 'qemu-io -d disk "read 0 64k"'})],
+                       '-blockdev', json.dumps(q), '-device', 'virtio-scsi', '-device', 'scsi-hd,id=disk,drive=q')
     names = [m.get('event', 'reply') if isinstance(m, dict) else 'text' for m in got]
     assert names.index('QUORUM_REPORT_BAD') < names.index('reply')
 
