@@ -308,6 +308,7 @@ static bool coroutine_fn quorum_open(Node *n, const BlockdevOptions *options, Er
     if (!check_options(n, o, count, errp)) {
         return false;
     }
+    node_take_place(n); /* lists of nodes have it before its children */
     set = quorum_set_new(NULL, count);
     s->threshold = (unsigned)o->vote_threshold;
     s->blkverify = o->has_blkverify && o->blkverify;

@@ -311,6 +311,11 @@ def test_names_of_children_and_of_the_disk(d):
     assert [c['filename'] for c in o['children']] == [str(d.dir / f'c{i}') for i in (0, 2, 1)]
 
 
+def test_lists_of_nodes_have_the_quorum_before_its_children(d):
+    quorum(d, [place(d, 0), {'driver': 'raw', 'node-name': 'r1', 'file': place(d, 1)}], 1)
+    assert [n['node-name'] for n in d.cmd('query-named-block-nodes')] == ['r1', 'c1', 'c0', 'q'], 'the newest first'
+
+
 def test_all_children_in_one_group(d):
     """The old children are of the same instant, whatever clients write, and nothing old comes back by what is put right."""
     good = b'g' * SIZE
@@ -439,3 +444,88 @@ def test_the_formats_of_children_of_a_drive_are_probed(tmp_path):
     answers = emulator.console(tmp_path, ['qemu-io q "write -P 7 0 64k"', 'info block -v'], '-drive', ','.join(options))
     assert 'wrote 65536/65536 bytes' in answers[0]
     assert img.contents(tmp_path / '0', 65536) == b'\7' * 65536
+
+
+def snap(d, name):
+    return {'type': 'blockdev-snapshot-sync',
+            'data': {'node-name': name, 'snapshot-node-name': f's{name}', 'snapshot-file': str(d.dir / f's{name}')}}
+
+
+
+
+def test_a_quorum_and_its_child_are_not_one_group(d):
+    by_name(d, 2, 2)
+    for pair in (('q', 'c0'), ('c0', 'q')):
+        assert 'of the same transaction' in d.qmp.error('transaction', {'actions': [snap(d, name) for name in pair]})
+    assert len(d.cmd('query-named-block-nodes')) == 3
+
+
+def test_layers_of_children_are_merged_while_clients_write(d):
+    by_name(d, 3, 2, rewrite_corrupted=True)
+    h = export(d)
+    load = Writers(d)
+    for r in range(2):
+        d.cmd('transaction', {'actions': [snap(d, f'c{i}') for i in range(3)]})
+        for i in range(3):
+            d.cmd('block-commit', {'device': f'sc{i}', 'job-id': f'j{r}{i}'})
+        for i in range(3):
+            jobs.wait_status(d, f'j{r}{i}', 'ready')
+        for i in range(3):
+            d.cmd('block-job-complete', {'device': f'j{r}{i}'})
+        for i in range(3):
+            e = d.qmp.event('BLOCK_JOB_COMPLETED')
+            assert 'error' not in e['data'], e
+        for i in range(3):
+            os.remove(d.dir / f'sc{i}')
+    assert children(d) == {f'children.{i}': f'c{i}' for i in range(3)}
+    want = load.end()
+    check(h, want)
+    h.pread(SIZE, 0)
+    a, b, c = contents(d, 3)
+    assert a == b == c
+    assert not [e for e in d.qmp.events if e['event'].startswith('QUORUM')]
+
+
+def test_an_image_that_lies_in_a_quorum(d):
+    for i in range(3):
+        img.create(d.dir / f'c{i}', '16M')
+    o = {'driver': 'qcow2', 'node-name': 'q', 'file': {'driver': 'quorum', 'node-name': 'qq', 'vote-threshold': 2, 'children': [
+        {'driver': 'file', 'filename': str(d.dir / f'c{i}'), 'node-name': f'c{i}'} for i in range(3)]}}
+    d.cmd('blockdev-add', o)
+    h = export(d)
+    load = Writers(d)
+    time.sleep(0.1)
+    d.cmd('transaction', {'actions': [snap(d, 'q')]})
+    time.sleep(0.05)
+    ro = {n['node-name']: n['ro'] for n in d.cmd('query-named-block-nodes')}
+    assert not ro['sq'] and all(ro[n] for n in ('q', 'qq', 'c0', 'c1', 'c2'))
+    d.cmd('block-commit', {'device': 'sq', 'job-id': 'j'})
+    jobs.wait_status(d, 'j', 'ready')
+    d.cmd('block-job-complete', {'device': 'j'})
+    assert 'error' not in d.qmp.event('BLOCK_JOB_COMPLETED')['data']
+    d.cmd('x-blockdev-change', {'parent': 'qq', 'child': 'children.1'})
+    want = load.end()
+    check(h, want)
+    h.shutdown()
+    d.cmd('block-export-del', {'id': 'q'})
+    d.cmd('blockdev-del', {'node-name': 'q'})
+    a, b, c = contents(d, 3)
+    assert a == c
+    img.run('qemu-img', 'check', d.dir / 'c0')
+
+
+def test_a_quorum_has_another_size_and_is_inactive(d):
+    for i in range(2):
+        img.create(d.dir / f'c{i}', '16M')
+    quorum(d, [{'driver': 'qcow2', 'node-name': f'n{i}', 'file': {'driver': 'file', 'filename': str(d.dir / f'c{i}')}} for i in range(2)], 2)
+    for size in (32 * MIB, 8 * MIB):
+        d.cmd('block_resize', {'node-name': 'q', 'size': size})
+        info = {n['node-name']: n['image'] for n in d.cmd('query-named-block-nodes')}
+        assert [info[n]['virtual-size'] for n in ('q', 'n0', 'n1')] == [size] * 3
+        assert info['q']['actual-size'] == info['n0']['actual-size'] + info['n1']['actual-size']
+    d.cmd('blockdev-set-active', {'node-name': 'q', 'active': False})
+    assert not any(n['active'] for n in d.cmd('query-named-block-nodes'))
+    d.cmd('blockdev-set-active', {'node-name': 'q', 'active': True})
+    h = export(d)
+    h.pwrite(b'x' * KIB, 0)
+    h.shutdown()
