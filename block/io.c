@@ -511,6 +511,16 @@ int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t
     return ret;
 }
 
+bool coroutine_fn edge_is_contended(Edge *e, Request *r)
+{
+    Node *n = edge_enter(e, r);
+
+    if (n->driver->is_contended) {
+        return n->driver->is_contended(n, r);
+    }
+    return n->file && edge_is_contended(n->file, r);
+}
+
 int coroutine_fn edge_copy_up(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, bool zero,
                               bool skip_zeroes)
 {

@@ -59,6 +59,7 @@ struct Loop {
     const LoopOps *ops;
     void *impl; /* the backend's */
     unsigned slot;
+    bool background;
     /* ---- its own thread ---- */
     LoopItem *ready, **ready_tail;
     TimerHeap timers;

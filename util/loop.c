@@ -154,6 +154,16 @@ Loop *loop_current(void)
     return current;
 }
 
+void loop_set_background(Loop *loop)
+{
+    loop->background = true;
+}
+
+bool loop_is_background(const Loop *loop)
+{
+    return loop->background;
+}
+
 LoopBackend loop_backend(const Loop *loop)
 {
     return loop->ops->backend;

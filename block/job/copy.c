@@ -3,6 +3,7 @@
  * The workers that carry a job's data; see copy.h.
  */
 #include "copy.h"
+#include "block/contention.h"
 #include "block/driver.h"
 #include "block/io.h"
 #include "block/iothread-objects.h"
@@ -12,6 +13,8 @@
 
 /* A piece that keeps failing and is tried again and again shall not take a processor. */
 #define RETRY_NS INT64_C(100000000)
+/* How often workers that have to let another one go first look whether they may go on. */
+#define TURN_NS INT64_C(5000000)
 /* So much is written between two calls that keep the cache from filling up. */
 #define BEHIND (UINT64_C(16) << 20)
 
@@ -30,6 +33,7 @@ bool coroutine_fn copy_init(Copy *c, uint32_t granularity, Error **errp)
     }
     pthread_mutex_init(&c->lock, NULL);
     co_queue_init(&c->ended);
+    co_mutex_init(&c->gently);
     c->workers = c->workers ? MIN(c->workers, COPY_WORKERS) : COPY_WORKERS;
     c->piece_max = c->piece_max ? MIN(c->piece_max, COPY_PIECE_MAX) : COPY_PIECE_MAX;
     return true;
@@ -41,6 +45,7 @@ void copy_clear(Copy *c)
         dirty_bitmap_free(c->todo);
         c->todo = NULL;
         pthread_mutex_destroy(&c->lock);
+        co_mutex_destroy(&c->gently);
     }
 }
 
@@ -162,10 +167,11 @@ static bool find_piece(Copy *c, uint64_t from, uint64_t end, uint64_t max, CopyP
     return false;
 }
 
-static bool take(Copy *c, CopyPiece *ret)
+static bool take(Copy *c, bool gently, CopyPiece *ret)
 {
     uint64_t granule = dirty_bitmap_granularity(c->todo);
-    uint64_t max = job_piece(c->job, granule, MAX(c->piece_max, granule));
+    uint64_t longest = gently ? MIN(CONTENDED_PIECE, c->piece_max) : c->piece_max;
+    uint64_t max = job_piece(c->job, granule, MAX(longest, granule));
     bool ok;
 
     pthread_mutex_lock(&c->lock);
@@ -180,6 +186,19 @@ static bool take(Copy *c, CopyPiece *ret)
     }
     pthread_mutex_unlock(&c->lock);
     return ok;
+}
+
+/* ---- beside guests ---- */
+
+static bool coroutine_fn is_contended(Copy *c)
+{
+    Request r;
+    bool contended;
+
+    request_begin(&r, REQUEST_READ); /* which keeps the node as it is */
+    contended = edge_is_contended(c->target, &r);
+    request_end(&r);
+    return contended;
 }
 
 /* Storage works while we copy, and the flush in the end finds little left to do. */
@@ -204,51 +223,83 @@ static uint8_t *alloc_buffer(const Copy *c)
     return block_try_alloc(MAX(c->piece_max, dirty_bitmap_granularity(c->todo)));
 }
 
+/* False: the worker ends. */
+static bool coroutine_fn carry_piece(Copy *c, uint8_t *buf, bool hurry, bool gently)
+{
+    bool reading = false;
+    CopyPiece piece;
+    int ret;
+
+    if (clock_ns() >= atomic_load(&c->deadline) || !may_go_on(c) || !take(c, gently, &piece)) {
+        return false;
+    }
+    if (!hurry && !job_throttle(c->job, piece.bytes) && is_ended(c->job)) {
+        end_piece(c, &piece, false);
+        return false;
+    }
+    ret = c->copy(c->opaque, piece.offset, piece.bytes, buf, &reading);
+    if (ret == 0) {
+        end_piece(c, &piece, true);
+        job_progress(c->job, c->counts_itself ? 0 : piece.bytes);
+        if (!hurry) {
+            write_behind(c, piece.bytes);
+        }
+        return true;
+    }
+    if (!failed(c, reading, ret)) {
+        end_piece(c, &piece, false);
+        return false;
+    }
+    /* Where it is left out, it is as if it had been carried. */
+    ret = c->ignore_leaves_out ? atomic_load(&c->left_out) : 0;
+    end_piece(c, &piece, ret < 0);
+    if (ret < 0) {
+        job_progress(c->job, piece.bytes);
+    }
+    return true;
+}
+
+/* Guests write where we do: one piece at a time, and a rest in which nothing is locked.  Who has no turn looks again a little later, so that he
+ * can be paused meanwhile.  False: the worker ends. */
+static bool coroutine_fn carry_gently(Copy *c, uint8_t *buf)
+{
+    int64_t began = clock_ns();
+    bool more;
+
+    if (!co_mutex_trylock(&c->gently)) {
+        co_sleep_ns(TURN_NS);
+        return began < atomic_load(&c->deadline) && may_go_on(c) && !copy_is_idle(c);
+    }
+    more = carry_piece(c, buf, false, true);
+    if (more) {
+        co_sleep_ns(contended_rest(clock_ns() - began));
+    }
+    co_mutex_unlock(&c->gently);
+    return more;
+}
+
 static void coroutine_fn carry(void *opaque, unsigned index)
 {
     Copy *c = opaque;
     uint8_t *buf = alloc_buffer(c);
+    bool more = true;
     int none = 0;
 
     (void)index;
-
     if (!buf) {
         atomic_compare_exchange_strong(&c->error, &none, -ENOMEM);
         return;
     }
-    for (;;) {
-        bool hurry = atomic_load(&c->hurry), reading = false;
-        CopyPiece piece;
-        int ret;
+    while (more) {
+        bool hurry = atomic_load(&c->hurry);
 
         if (!hurry) {
             job_point(c->job);
         }
-        if (clock_ns() >= atomic_load(&c->deadline) || !may_go_on(c) || !take(c, &piece)) {
-            break;
-        }
-        if (!hurry && !job_throttle(c->job, piece.bytes) && is_ended(c->job)) {
-            end_piece(c, &piece, false);
-            break;
-        }
-        ret = c->copy(c->opaque, piece.offset, piece.bytes, buf, &reading);
-        if (ret == 0) {
-            end_piece(c, &piece, true);
-            job_progress(c->job, c->counts_itself ? 0 : piece.bytes);
-            if (!hurry) {
-                write_behind(c, piece.bytes);
-            }
-            continue;
-        }
-        if (!failed(c, reading, ret)) {
-            end_piece(c, &piece, false);
-            break;
-        }
-        /* Where it is left out, it is as if it had been carried. */
-        ret = c->ignore_leaves_out ? atomic_load(&c->left_out) : 0;
-        end_piece(c, &piece, ret < 0);
-        if (ret < 0) {
-            job_progress(c->job, piece.bytes);
+        if (!hurry && is_contended(c)) {
+            more = carry_gently(c, buf);
+        } else {
+            more = carry_piece(c, buf, hurry, false);
         }
     }
     free(buf);

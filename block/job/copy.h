@@ -56,6 +56,8 @@ typedef struct Copy {
     _Atomic unsigned failures; /* pieces that could not be carried */
     pthread_mutex_t lock;      /* innermost; protects: */
     CopyPiece *carried;
+    CoMutex
+        gently; /* held, beyond yields, by the worker that carries while guests write to the same storage; only tried */
     CoQueue ended; /* who waits for some piece to be carried no more */
     uint64_t cursor;
 } Copy;

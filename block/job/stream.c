@@ -22,7 +22,7 @@
 #include <string.h>
 
 /* The image that guests write to is one file: a write of theirs waits while one of these is under way in it. */
-#define STREAM_PIECE   (UINT64_C(128) * 1024)
+#define STREAM_PIECE   (UINT64_C(512) * 1024)
 #define STREAM_WORKERS 2u
 
 typedef struct StreamJob {

@@ -130,6 +130,9 @@ IOThread *iothread_jobs(Error **errp)
 {
     if (!jobs_iothread) {
         jobs_iothread = iothread_new("jobs", errp);
+        if (jobs_iothread) {
+            loop_set_background(iothread_loop(jobs_iothread));
+        }
     }
     return jobs_iothread;
 }

@@ -7,6 +7,7 @@
  *   file-io.c    requests
  *   file-reopen.c  other options
  *   file-device.c  what is different if the file is a device: the driver `host_device`
+ *   file-beside.c  jobs' writes beside guests'
  *
  * The one descriptor number.  `fd` is a number that stays the same from open to close.  When the
  * file is to be used read-only or writable from now on, a new description of it is made beside,
@@ -25,6 +26,10 @@
 /* Sizes of nodes are whole sectors; what a file has less of the last one reads as zeroes. */
 #define FILE_SECTOR 512u
 
+typedef struct FileRange {
+    uint64_t start, end; /* end 0: nothing */
+} FileRange;
+
 typedef struct FileState {
     /* ---- any thread ---- */
     int fd;                     /* constant */
@@ -37,7 +42,14 @@ typedef struct FileState {
     _Atomic uint64_t shape_seq;  /* changes when an operation that frees space begins or ends */
     pthread_mutex_t status_lock; /* protects: */
     uint64_t data_start, data_end, data_seq; /* a range of data, as of shape_seq == data_seq */
-    CoMutex resize_lock;                     /* one truncate at a time */
+    FileRange beside;    /* what background loops have written since write-behind was asked for */
+    FileRange behind;    /* what it handed to storage then */
+    CoMutex resize_lock; /* one truncate at a time */
+    /* file-beside.c: background loops' ... */
+    _Atomic uint64_t writes_seen;    /* of guest_writes */
+    _Atomic int64_t contended_until; /* clock_ns() */
+    char apart[64];                  /* ... and what guests' threads write */
+    _Atomic uint64_t guest_writes;
     /* ---- control thread and its workers ---- */
     CoMutex control_lock; /* from perm_prepare to its commit or abort; during ro_commit */
     bool locking;
@@ -101,6 +113,16 @@ int coroutine_fn file_pwritev(Node *n, Request *r, GuestOffset offset, const IoV
 int coroutine_fn file_pwrite_zeroes(Node *n, Request *r, GuestOffset offset, uint64_t bytes,
                                     unsigned flags);
 int coroutine_fn file_pdiscard(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
+int coroutine_fn file_write_rest(Node *n, GuestOffset offset, const IoVector *iov, size_t done);
+
+/* ---- file-beside.c ---- */
+/* Before a write of a loop that does not work in the background. */
+void file_beside_count(FileState *s);
+/* See driver->is_contended(). */
+bool coroutine_fn file_is_contended(Node *n, Request *r);
+/* file_pwritev() of one that does. */
+int coroutine_fn file_write_beside(Node *n, GuestOffset offset, const IoVector *iov);
+
 /* file-writeout.c */
 void coroutine_fn file_write_out(Node *n);
 void coroutine_fn file_write_behind(Node *n);

@@ -82,7 +82,7 @@ int coroutine_fn file_preadv(Node *n, Request *r, GuestOffset offset, const IoVe
     return ret < 0 ? ret : read_rest(n, offset, iov, ret);
 }
 
-static int coroutine_fn write_rest(Node *n, GuestOffset offset, const IoVector *iov, size_t done)
+int coroutine_fn file_write_rest(Node *n, GuestOffset offset, const IoVector *iov, size_t done)
 {
     FileState *s = n->state;
     uint32_t align = n->limits.request_alignment;
@@ -109,14 +109,19 @@ int coroutine_fn file_pwritev(Node *n, Request *r, GuestOffset offset, const IoV
                               unsigned flags)
 {
     FileState *s = n->state;
-    ssize_t ret = co_pwritev(s->fd, iov->iov, iov->niov, offset.v);
+    ssize_t ret;
 
     (void)r;
     (void)flags;
+    if (G_UNLIKELY(loop_is_background(loop_current()))) {
+        return file_write_beside(n, offset, iov);
+    }
+    file_beside_count(s);
+    ret = co_pwritev(s->fd, iov->iov, iov->niov, offset.v);
     if (G_LIKELY(ret == (ssize_t)iov->size)) {
         return 0;
     }
-    return ret < 0 ? ret : write_rest(n, offset, iov, ret);
+    return ret < 0 ? ret : file_write_rest(n, offset, iov, ret);
 }
 
 int coroutine_fn file_flush(Node *n, Request *r)

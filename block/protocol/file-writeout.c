@@ -139,23 +139,50 @@ void coroutine_fn file_write_out(Node *n)
 
 /* ---- behind a writer ---- */
 
+typedef struct Behind {
+    int fd;
+    bool whole; /* the file; else: */
+    FileRange arrive, start;
+} Behind;
+
+static int sync_range(int fd, uint64_t start, uint64_t end, unsigned flags)
+{
+    return sync_file_range(fd, start, end - start, flags) < 0 ? -errno : 0;
+}
+
 static int write_behind(void *opaque)
 {
-    return sync_file_range(*(int *)opaque, 0, 0,
-                           SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE) < 0
-               ? -errno
-               : 0;
+    const Behind *b = opaque;
+    int ret = 0;
+
+    if (b->whole) {
+        return sync_range(b->fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE);
+    }
+    if (b->arrive.end) {
+        ret = sync_range(b->fd, b->arrive.start, b->arrive.end, SYNC_FILE_RANGE_WAIT_BEFORE);
+    }
+    for (uint64_t at = b->start.start; at < b->start.end && ret == 0; at += PIECE) {
+        ret = sync_range(b->fd, at, MIN(at + PIECE, b->start.end), SYNC_FILE_RANGE_WRITE);
+    }
+    return ret;
 }
 
 void coroutine_fn file_write_behind(Node *n)
 {
     FileState *s = n->state;
+    Behind b = {.fd = s->fd};
     int ret;
 
     if (n->cache_direct || n->cache_no_flush) {
         return;
     }
-    ret = worker_run(WORKERS_CONTROL, write_behind, &s->fd);
+    pthread_mutex_lock(&s->status_lock);
+    b.arrive = s->behind;
+    b.start = s->behind = s->beside;
+    s->beside = (FileRange){0};
+    pthread_mutex_unlock(&s->status_lock);
+    b.whole = !file_is_contended(n, NULL);
+    ret = worker_run(WORKERS_CONTROL, write_behind, &b);
     if (ret == -EIO || ret == -ENOSPC || ret == -EDQUOT) {
         node_flush_failed(n, ret); /* as above */
     }

@@ -239,7 +239,8 @@ static bool file_node_identity(const Node *n, FileIdentity *ret)
     .ro_abort = file_ro_abort, .facts = file_facts, .preadv = file_preadv,                         \
     .pwritev = file_pwritev, .pwrite_zeroes = file_pwrite_zeroes, .stats = file_stats,             \
     .pdiscard = file_pdiscard, .flush = file_flush, .identity = file_node_identity,                \
-    .write_out = file_write_out, .write_behind = file_write_behind, .truncate = file_truncate,     \
+    .write_out = file_write_out, .write_behind = file_write_behind,                                \
+    .is_contended = file_is_contended, .truncate = file_truncate,                                  \
     .block_status = file_block_status
 
 const BlockDriver driver_file = {

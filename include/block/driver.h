@@ -196,6 +196,9 @@ struct BlockDriver {
     /* The same for who writes much and will flush: what was written since the last call is on its way to storage when it returns, what was
      * before has arrived there, nearly.  Keeps the cache from filling up. */
     void coroutine_fn (*write_behind)(Node *n);
+    /* Do guests write to the same storage now, so that whoever else does should give them room?  NULL: as n->file says; no if there is none.
+     * Called where jobs carry data. */
+    bool coroutine_fn (*is_contended)(Node *n, Request *r);
     /* Formats with backing: what of whole clusters in the range is allocated becomes unallocated, so that the backing node shows, if claim() says yes
      * when all that takes time is done; it says what of the range is asked about.  No write-like request is in n from the call of claim() on.  The range
      * is no longer than empty_max().  -ECANCELED: claim() said no. */

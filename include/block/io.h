@@ -61,6 +61,8 @@ int coroutine_fn edge_pdiscard(Edge *e, Request *r, GuestOffset offset, uint64_t
 /* As driver->copy_up(); -ENOTSUP: the driver has no such thing. */
 int coroutine_fn edge_copy_up(Edge *e, Request *r, GuestOffset offset, uint64_t bytes, bool zero,
                               bool skip_zeroes);
+/* As driver->is_contended(). */
+bool coroutine_fn edge_is_contended(Edge *e, Request *r);
 /* Durable: all that was completed before, in this node, in what it uses, and in an old node below it that is not known
  * flushed. */
 int coroutine_fn edge_flush(Edge *e, Request *r);

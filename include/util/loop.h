@@ -36,6 +36,9 @@ Loop *loop_control(void);
 /* The calling thread's loop; NULL on a thread without (a worker). */
 Loop *loop_current(void);
 LoopBackend loop_backend(const Loop *loop);
+/* What runs on this loop is nobody's who waits for it: storage lets others go first.  Before the first request on it; any thread. */
+void loop_set_background(Loop *loop);
+bool loop_is_background(const Loop *loop);
 /* 0 <= slot < LOOP_SLOTS.  loop_slot_self(): of the calling thread, which must have a loop. */
 unsigned loop_slot(const Loop *loop);
 unsigned loop_slot_self(void);

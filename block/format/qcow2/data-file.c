@@ -129,6 +129,11 @@ int coroutine_fn data_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector
     return ret;
 }
 
+bool coroutine_fn data_file_is_contended(Node *n, Request *r)
+{
+    return edge_is_contended(qcow2_of(n)->data, r);
+}
+
 int coroutine_fn data_file_grow(Qcow2 *q, Request *r, uint64_t end)
 {
     int ret = 0;

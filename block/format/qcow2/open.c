@@ -357,6 +357,7 @@ const BlockDriver driver_qcow2 = {
     .pwrite_zeroes = qcow2_pwrite_zeroes,
     .pdiscard = qcow2_pdiscard,
     .copy_up = qcow2_copy_up,
+    .is_contended = data_file_is_contended,
     .flush = qcow2_flush,
     .unsaved = qcow2_unsaved,
     .come_to_rest = qcow2_come_to_rest,

@@ -573,6 +573,8 @@ char *data_file_name(const Qcow2Header *h);
 int coroutine_fn data_preadv(Qcow2 *q, Request *r, HostOffset at, const IoVector *iov,
                              unsigned flags);
 /* External data file: makes it at least `end` bytes long. */
+/* The driver's is_contended. */
+bool coroutine_fn data_file_is_contended(Node *n, Request *r);
 int coroutine_fn data_file_grow(Qcow2 *q, Request *r, uint64_t end);
 /* External data file: the guest range will read as zeroes, or what it has is of no interest any more.  Before the mapping says so. */
 int coroutine_fn data_file_wipe(Qcow2 *q, Request *r, uint64_t start, uint64_t end, bool zeroes,
