@@ -64,6 +64,8 @@ typedef struct ActionOps {
     const FreezeOps *freeze; /* NULL: the disk need not stand still */
     /* At the cut, right after it, in list order: what queries show.  Cannot fail nor suspend. */
     void (*commit)(Action *a);
+    /* Old requests have ended, nothing of `settled` has begun; in list order.  Cannot fail nor suspend. */
+    void (*ended)(Action *a);
     /* Settled: gives up what only old requests needed.  Beside those of the other actions.  Cannot fail. */
     void coroutine_fn (*settled)(Action *a);
     /* Takes back all that prepare and link did, however far they came.  Newest action first. */

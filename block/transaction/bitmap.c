@@ -10,7 +10,8 @@
  *   add      a new map, recording
  *   clear    a new map in place of the old one, recording if that did
  *   enable   a new map, recording, that gets the marks of the old one
- *   merge    marks are added in memory that is there already: a write that had begun before has marked the source by then
+ *   merge    marks are added in memory that is there already; and again when old requests have ended (ended): one that was on its way to the node at
+ *            the instant, in a filter above it, marks the source only afterwards
  *
  * What the image has of a bitmap changes when all is settled, so that there is nothing to take back: a removed one is removed there then; the
  * others are stored when the node is given up for writing (BlockDriver.bitmap_can_store).
@@ -45,6 +46,9 @@ typedef struct BitmapAction {
     UserBitmap *bitmap;
     UserBitmap *owned; /* added or removed: ours to free */
     GArray *from;      /* of Source */
+    /* merge, from the instant on: the maps it concerns, whatever takes their place afterwards; all live until the transaction ends */
+    DirtyBitmap *into;
+    GPtrArray *added; /* DirtyBitmap * */
     /* from link on */
     DirtyBitmap *fresh; /* until the instant, then what it replaced */
     DirtyBitmap *
@@ -299,6 +303,13 @@ static void take_over(BitmapAction *x, bool keep_marks)
     x->recording = x->bitmap->enabled ? old : NULL;
 }
 
+static void merge(BitmapAction *x)
+{
+    for (guint i = 0; i < x->added->len; i++) {
+        dirty_bitmap_merge(x->into, g_ptr_array_index(x->added, i));
+    }
+}
+
 static void bitmap_commit(Action *a)
 {
     BitmapAction *x = (BitmapAction *)a;
@@ -331,11 +342,18 @@ static void bitmap_commit(Action *a)
         b->enabled = false;
         break;
     case BITMAP_MERGE:
+        x->into = b->map;
         for (guint i = 0; i < x->from->len; i++) {
-            dirty_bitmap_merge(b->map, g_array_index(x->from, Source, i).bitmap->map);
+            g_ptr_array_add(x->added, g_array_index(x->from, Source, i).bitmap->map);
         }
+        merge(x);
         break;
     }
+}
+
+static void bitmap_ended(Action *a)
+{
+    merge((BitmapAction *)a);
 }
 
 static void coroutine_fn bitmap_stop(Action *a)
@@ -371,6 +389,7 @@ static void bitmap_free(Action *a)
     dirty_bitmap_free(x->fresh);
     qapi_free(&qapi_type_BlockDirtyBitmapOrStrList, x->sources);
     g_array_free(x->from, true);
+    g_ptr_array_free(x->added, true);
     g_free(x->name);
     g_free(x->node);
     g_free(x);
@@ -381,6 +400,7 @@ static const ActionOps bitmap_ops = {
     .plan = bitmap_plan,
     .link = bitmap_link,
     .commit = bitmap_commit,
+    .ended = bitmap_ended,
     .settled = bitmap_settled,
     .undo = bitmap_stop,
     .free = bitmap_free,
@@ -400,5 +420,6 @@ void transaction_add_bitmap(Transaction *t, BitmapVerb verb, const BitmapArgs *a
     x->disabled = args->disabled;
     x->sources = qapi_copy(&qapi_type_BlockDirtyBitmapOrStrList, args->sources);
     x->from = g_array_new(false, false, sizeof(Source));
+    x->added = g_ptr_array_new();
     transaction_add(t, &x->action);
 }

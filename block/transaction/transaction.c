@@ -399,6 +399,13 @@ static void coroutine_fn settle(void *opaque)
         log_warn("snapshot group %s is degraded: %s", t->group->id, err->message);
         group_message(t->group, "%s", err->message);
     }
+    for (guint i = 0; i < t->actions->len; i++) {
+        Action *a = g_ptr_array_index(t->actions, i);
+
+        if (a->ops->ended) {
+            a->ops->ended(a);
+        }
+    }
     for_all(t, steps, settled_one, G_STRUCT_OFFSET(ActionOps, settled));
     change_fold(t->change);
     t->settled = clock_ns();

@@ -226,3 +226,31 @@ def test_nothing_is_missed(d):
     transaction(d, action('merge', target='all', bitmaps=['x']), action('clear'))
     assert count(d, 'all') == 256 * G and count(d, 'x') == 0
     h.shutdown()
+
+
+def test_merge_waits_for_old_writes(d):
+    """A write that is on its way to the disk at the instant, in a filter above it, belongs to the old disk: it is in what was merged."""
+    d.cmd('object-add', {'qom-type': 'throttle-group', 'id': 'g', 'limits': {'bps-write': 4 * MIB}})
+    d.cmd('blockdev-add', {'driver': 'throttle', 'node-name': 't', 'throttle-group': 'g', 'file': 'a'})
+    d.cmd('block-export-add', {'type': 'nbd', 'id': 't', 'node-name': 't', 'writable': True})
+    for name in 'src', 'dst', 'gone':
+        verb(d, 'add', name)
+    d.cmd('block-dirty-bitmap-disable', {'node': 'a', 'name': 'dst'})
+    h = client(d, 't')
+    buffer = nbd.Buffer.from_bytearray(bytearray(b'x' * 512))
+    h.pwrite(b'x' * (4 * MIB), 0)  # what comes now has to wait
+    late = h.aio_pwrite(buffer, 15 * MIB)
+    h.poll(0)
+    d.cmd('block-export-del', id='a', mode='hard')
+    d.qmp.event('BLOCK_EXPORT_DELETED')
+    assert not h.aio_command_completed(late) and count(d, 'src') == 4 * MIB
+    transaction(d, action('merge', target='dst', bitmaps=['src', 'gone']), action('clear', 'src'), action('remove', 'gone'),
+                {'type': 'blockdev-snapshot-sync', 'data': {'node-name': 't', 'snapshot-node-name': 'o', 'snapshot-file': str(d.images / 'o')}})
+    while not h.aio_command_completed(late):
+        h.poll(-1)
+    assert count(d, 'dst') == 4 * MIB + G
+    assert set(bitmaps(d)) == {'src', 'dst'}
+    h.pwrite(b'y' * 512, 0)
+    h.shutdown()
+    d.stop()
+    assert img.contents(d.images / 'a', 16 * MIB)[15 * MIB:15 * MIB + 512] == b'x' * 512
