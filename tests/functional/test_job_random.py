@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Random snapshots, commits and streams on a chain, with filters between its images that come and go, while a client writes, zeroes, discards and reads: it always reads what a model says.
 
-STRESS_SEED=n begins with the same, STRESS_SECONDS=n goes on for so long, STRESS_LONG=1 for an hour.  Every wait has a limit: a hang is a failure.
+STRESS_SEED=n begins with the same, STRESS_SECONDS=n goes on for so long, STRESS_LONG=1 for an hour.  Every wait has a limit: a hang is a failure, and tells
+where the daemon's threads are.
 """
 import os
 import random
+import signal
 import sys
 import time
 
 import nbd
+import pytest
 
 from lib import images as img
 from lib.chain import MIB, nodes, path
 from lib.daemon import SLOW, Daemon
+from lib.watchdog import Watchdog
 
 SECONDS = 3600 if os.environ.get('STRESS_LONG') else int(os.environ.get('STRESS_SECONDS', '10'))
 SIZE = 8 * MIB
@@ -35,6 +39,7 @@ class World:
                          '--blockdev', 'driver=throttle,node-name=top,throttle-group=g,file=n0',
                          '--nbd-server', f'addr.type=unix,addr.path={images}/nbd.sock',
                          '--export', f'type=nbd,id=e,node-name={"top" if on_top else "n0"},name=disk,writable=on,iothread=io'])
+        self.watchdog = Watchdog(self.d)
         self.h = nbd.NBD()
         self.h.connect_uri(f'nbd+unix:///disk?socket={images}/nbd.sock')
 
@@ -42,6 +47,7 @@ class World:
 
     def request(self):
         rng = self.rng
+        self.watchdog.beat()
         self.requests += 1
         length = rng.choice([512, 4096, 10240, 65536, 262144])
         offset = rng.randrange(0, SIZE - length, 512)
@@ -214,5 +220,23 @@ def test_random(images):
             print('#', *line, file=sys.stderr)
         raise
     finally:
+        world.watchdog.stop()
         if world.d.alive():
             world.d.kill()
+
+
+def test_watchdog(images, capfd):
+    """What the test above relies on: a daemon that stands still is found, and told about, though the client waits for ever."""
+    world = World(images, random.Random(1))
+    world.watchdog.stop()
+    world.watchdog = Watchdog(world.d, 1)
+    try:
+        world.d.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(nbd.Error):
+            while True:  # the signal may come a little late, and the debugger may let it go on before it is killed
+                world.h.pread(512, 0)
+        assert world.watchdog.fired
+        assert 'nothing has moved' in capfd.readouterr().err
+    finally:
+        world.watchdog.stop()
+        world.d.kill()
