@@ -8,6 +8,7 @@
 
 bool coroutine_fn qmp_block_export_add(const BlockExportOptions *arg, Error **errp)
 {
+    export_set_resize(block_resize);
     if (!(arg->has_allow_inactive && arg->allow_inactive) && !export_find(arg->id) &&
         !blockdev_activate_for_export(arg->node_name, errp)) {
         return false;

@@ -5,6 +5,7 @@
  * Removal takes two steps: the protocol ends its clients (which takes as long as their requests), then the edge is detached and
  * the event sent.  In between the export is "shutting down": its name is still taken.
  */
+#include "block/driver.h"
 #include "block/export.h"
 #include "block/graph.h"
 #include "block/iothread-objects.h"
@@ -131,10 +132,12 @@ static bool find_threads(Export *e, const BlockExportIothreads *names, Error **e
 /* Malformed requests of clients are answered, not counted. */
 static const StatsConfig counting = {.account_failed = true};
 
-static bool coroutine_fn attach(Export *e, const char *node_name, Error **errp)
+static bool coroutine_fn attach(Export *e, const BlockExportOptions *options, Error **errp)
 {
+    const char *node_name = options->node_name;
     Node *n = node_lookup(NULL, node_name, errp);
-    unsigned perm = PERM_CONSISTENT_READ | (e->writable ? PERM_WRITE : 0);
+    unsigned perm = PERM_CONSISTENT_READ | (e->writable ? PERM_WRITE : 0) |
+                    (e->driver->permissions ? e->driver->permissions(options) : 0);
 
     if (!n || !node_wait_unreserved(n, errp)) {
         return false;
@@ -168,6 +171,7 @@ static bool check_inactive(const Export *e, Error **errp)
 bool coroutine_fn export_add(const BlockExportOptions *options, Error **errp)
 {
     static const ExportDriver *const drivers[] = {
+        [BLOCK_EXPORT_TYPE_FUSE] = &export_driver_fuse,
         [BLOCK_EXPORT_TYPE_NBD] = &export_driver_nbd,
         [BLOCK_EXPORT_TYPE_VHOST_USER_BLK] = &export_driver_vhost_user_blk,
     };
@@ -190,7 +194,7 @@ bool coroutine_fn export_add(const BlockExportOptions *options, Error **errp)
     }
     g_ptr_array_add(exports, e); /* the name is taken from here on */
     if (check_inactive(e, errp) && find_threads(e, options->iothread, errp) &&
-        attach(e, options->node_name, errp)) {
+        attach(e, options, errp)) {
         if (driver->create(e, options, errp)) {
             return true;
         }
@@ -223,6 +227,11 @@ static void start_removal(Export *e)
         e->shutting_down = true;
         co_spawn(loop_control(), remove_main, e);
     }
+}
+
+void export_ended(Export *e)
+{
+    start_removal(e);
 }
 
 static bool is_there(const Export *e)
@@ -290,6 +299,34 @@ void coroutine_fn export_shutdown_all(void)
         nbd_server_stop(&err);
     }
     export_remove_all(NULL);
+}
+
+/* ---- for protocols ---- */
+
+static ExportResizeFn *resize_fn;
+
+void export_set_resize(ExportResizeFn *fn)
+{
+    resize_fn = fn;
+}
+
+bool coroutine_fn export_resize(Export *e, uint64_t size, Error **errp)
+{
+    g_autofree char *name = g_strdup(e->edge->target->name);
+
+    return resize_fn(NULL, name, size, errp);
+}
+
+int64_t export_bytes_on_disk(const Export *e)
+{
+    g_auto(ImageFacts) facts = {.actual_size = -1};
+    g_autoptr(Error) ignored = NULL;
+    Node *n = e->edge->target;
+
+    while (n->file) {
+        n = n->file->target;
+    }
+    return n->driver->facts && n->driver->facts(n, &facts, &ignored) ? facts.actual_size : -1;
 }
 
 BlockExportInfoList *export_query(void)

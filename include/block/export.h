@@ -21,6 +21,8 @@ typedef struct ExportDriver {
     bool many_threads;   /* can use more than one I/O thread */
     bool bears_inactive; /* its clients may find the node inactive: writes fail with -EPERM */
     size_t size;         /* of the structure that begins with Export */
+    /* Of Perm, what it needs besides reading and writing; NULL: nothing. */
+    unsigned (*permissions)(const struct BlockExportOptions *options);
     /* The edge is attached; starts serving. */
     bool coroutine_fn (*create)(Export *e, const struct BlockExportOptions *options, Error **errp);
     /* Clients connected now. */
@@ -52,6 +54,15 @@ Export *export_find(const char *id);
 /* Removes an export; hard: clients are disconnected, else it is an error if there are any.  Returns at once: the event
  * BLOCK_EXPORT_DELETED tells the end. */
 bool coroutine_fn export_del(const char *id, bool hard, Error **errp);
+/* The export has come to its end by itself: it is removed. */
+void export_ended(Export *e);
+/* Another size for the disk, bytes; may suspend.  Done by what export_set_resize() was given, with the name of the node. */
+bool coroutine_fn export_resize(Export *e, uint64_t size, Error **errp);
+typedef bool coroutine_fn ExportResizeFn(const char *device, const char *node_name, int64_t size,
+                                         Error **errp);
+void export_set_resize(ExportResizeFn *fn);
+/* Bytes that the files of the export's node have, without its backing; -1: unknown. */
+int64_t export_bytes_on_disk(const Export *e);
 struct BlockExportInfoList *export_query(void);
 /* Removes all exports of a driver (NULL: all); returns when they are gone. */
 void coroutine_fn export_remove_all(const ExportDriver *driver);
@@ -61,6 +72,6 @@ void coroutine_fn export_io_failed(Export *e, Request *r, bool is_write, int ret
 /* Shutdown of the daemon: servers stop, exports go. */
 void coroutine_fn export_shutdown_all(void);
 
-extern const ExportDriver export_driver_nbd, export_driver_vhost_user_blk;
+extern const ExportDriver export_driver_fuse, export_driver_nbd, export_driver_vhost_user_blk;
 
 #endif
