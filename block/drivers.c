@@ -7,9 +7,21 @@
 void driver_register_all(void)
 {
     static const BlockDriver *const all[] = {
-        &driver_compress,        &driver_copy_before_write, &driver_copy_on_read, &driver_file,
-        &driver_host_device,     &driver_null_aio,          &driver_nbd,          &driver_null_co,
-        &driver_qcow2,           &driver_preallocate,       &driver_quorum,       &driver_raw,
+        &driver_blkdebug,
+        &driver_blklogwrites,
+        &driver_blkverify,
+        &driver_compress,
+        &driver_copy_before_write,
+        &driver_copy_on_read,
+        &driver_file,
+        &driver_host_device,
+        &driver_nbd,
+        &driver_null_aio,
+        &driver_null_co,
+        &driver_preallocate,
+        &driver_qcow2,
+        &driver_quorum,
+        &driver_raw,
         &driver_snapshot_access,
 #ifdef CONFIG_TEST_DRIVERS
         &driver_simdisk,

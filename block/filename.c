@@ -186,6 +186,72 @@ static void add_quorum_options(const Node *n, struct json_object *to)
     }
 }
 
+static void add_two(struct json_object *to, const char *list, unsigned i, const char *key,
+                    struct json_object *value)
+{
+    g_autofree char *name = g_strdup_printf("%s.%u.%s", list, i, key);
+
+    json_object_object_add(to, name, value);
+}
+
+/* Its rules, each member by itself, as those who read these names expect them. */
+static void add_blkdebug_options(const BlockdevOptionsBlkdebug *o, struct json_object *to)
+{
+    static const char *const inject = "inject-error", *const set = "set-state";
+    unsigned i = 0;
+
+    if (o->config) {
+        json_object_object_add(to, "config", json_object_new_string(o->config));
+    }
+    for (const BlkdebugInjectErrorOptionsList *l = o->inject_error; l; l = l->next, i++) {
+        const BlkdebugInjectErrorOptions *e = l->value;
+
+        add_two(to, inject, i, "event", json_object_new_string(qapi_enum_BlkdebugEvent(e->event)));
+        if (e->has_state) {
+            add_two(to, inject, i, "state", json_object_new_int64(e->state));
+        }
+        if (e->has_iotype) {
+            add_two(to, inject, i, "iotype",
+                    json_object_new_string(qapi_enum_BlkdebugIOType(e->iotype)));
+        }
+        if (e->has_q_errno) {
+            add_two(to, inject, i, "errno", json_object_new_int64(e->q_errno));
+        }
+        if (e->has_sector) {
+            add_two(to, inject, i, "sector", json_object_new_int64(e->sector));
+        }
+        if (e->has_once) {
+            add_two(to, inject, i, "once", json_object_new_boolean(e->once));
+        }
+        if (e->has_immediately) {
+            add_two(to, inject, i, "immediately", json_object_new_boolean(e->immediately));
+        }
+    }
+    i = 0;
+    for (const BlkdebugSetStateOptionsList *l = o->set_state; l; l = l->next, i++) {
+        add_two(to, set, i, "event",
+                json_object_new_string(qapi_enum_BlkdebugEvent(l->value->event)));
+        if (l->value->has_state) {
+            add_two(to, set, i, "state", json_object_new_int64(l->value->state));
+        }
+        add_two(to, set, i, "new_state", json_object_new_int64(l->value->new_state));
+    }
+}
+
+/* Children that are not n->file, by their names. */
+static void add_children(const Node *n, struct json_object *to)
+{
+    for (guint i = 0; i < n->children->len; i++) {
+        const Edge *e = g_ptr_array_index(n->children, i);
+
+        if (e != n->file) {
+            g_autofree char *shown = node_shown_filename(e->target);
+
+            json_object_object_add(to, e->name, options_of(e->target, shown));
+        }
+    }
+}
+
 /* Those of the driver that decide what is in the disk; false: there are none. */
 static bool add_own_options(const Node *n, struct json_object *to)
 {
@@ -226,6 +292,11 @@ static bool add_own_options(const Node *n, struct json_object *to)
     }
     if (o && o->driver == BLOCKDEV_DRIVER_QUORUM) {
         add_quorum_options(n, to);
+    } else if (o && o->driver == BLOCKDEV_DRIVER_BLKDEBUG) {
+        add_blkdebug_options(&o->u.blkdebug, to);
+    } else if (o && (o->driver == BLOCKDEV_DRIVER_BLKVERIFY ||
+                     o->driver == BLOCKDEV_DRIVER_BLKLOGWRITES)) {
+        add_children(n, to);
     }
     return json_object_object_length(to) > 0;
 }
@@ -267,6 +338,7 @@ static struct json_object *options_of(Node *n, const char *shown)
     o = json_object_new_object();
     json_object_object_add(o, "driver", json_object_new_string(n->driver->name));
     if (!n->driver->is_protocol) {
+        add_own_options(n, o);
         add_file(n, o);
     } else if (n->driver->add_name_options) {
         n->driver->add_name_options(n, o);
@@ -295,6 +367,38 @@ static char *json_filename(const Node *n, bool overridden, const char *backing_s
 
 /* ---- the shown filename ---- */
 
+static bool is_plain(const char *shown)
+{
+    return shown && !g_str_has_prefix(shown, "json:");
+}
+
+/* "blkdebug:CONFIG:IMAGE", "blkverify:RAW:TEST"; NULL: none, since these names cannot say everything. */
+static char *debug_filename(const Node *n)
+{
+    const BlockdevOptions *o = n->options;
+
+    if (o && o->driver == BLOCKDEV_DRIVER_BLKDEBUG && !o->u.blkdebug.inject_error &&
+        !o->u.blkdebug.set_state && n->file) {
+        g_autofree char *image = node_shown_filename(n->file->target);
+        const char *config = o->u.blkdebug.config ? o->u.blkdebug.config : "";
+
+        return is_plain(image) && !strchr(config, ':')
+                   ? g_strdup_printf("blkdebug:%s:%s", config, image)
+                   : NULL;
+    }
+    if (o && o->driver == BLOCKDEV_DRIVER_BLKVERIFY && n->children->len == 2) {
+        g_autofree char *raw =
+            node_shown_filename(((Edge *)g_ptr_array_index(n->children, 0))->target);
+        g_autofree char *test =
+            node_shown_filename(((Edge *)g_ptr_array_index(n->children, 1))->target);
+
+        return is_plain(raw) && is_plain(test) && !strchr(raw, ':')
+                   ? g_strdup_printf("blkverify:%s:%s", raw, test)
+                   : NULL;
+    }
+    return NULL;
+}
+
 char *node_shown_filename_over(Node *n, const char *backing_shown)
 {
     g_autoptr(JsonObject) own = json_object_new_object();
@@ -303,6 +407,10 @@ char *node_shown_filename_over(Node *n, const char *backing_shown)
 
     if (!n->filename) {
         return NULL;
+    }
+    below = debug_filename(n);
+    if (below) {
+        return g_steal_pointer(&below);
     }
     if (n->driver->is_filter && n->options) {
         return json_filename(n, false, NULL);
@@ -315,8 +423,9 @@ char *node_shown_filename_over(Node *n, const char *backing_shown)
         return json_filename(n, overridden, backing_shown);
     }
     below = n->file ? node_shown_filename(n->file->target) : NULL;
-    return below && g_str_has_prefix(below, "json:") ? json_filename(n, false, NULL)
-                                                     : g_strdup(n->filename);
+    return !below            ? g_strdup(n->filename)
+           : is_plain(below) ? g_steal_pointer(&below)
+                             : json_filename(n, false, NULL);
 }
 
 char *node_shown_filename(Node *n)
@@ -340,7 +449,7 @@ void node_set_filename(Node *n)
 {
     const BlockdevOptions *o = n->options;
 
-    if (o && o->driver == BLOCKDEV_DRIVER_QUORUM) {
+    if (o && (o->driver == BLOCKDEV_DRIVER_QUORUM || o->driver == BLOCKDEV_DRIVER_BLKVERIFY)) {
         n->filename = json_filename(n, false, NULL);
         return;
     }

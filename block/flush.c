@@ -14,6 +14,7 @@
  * succeed.  The error is sticky: every later flush of that node fails until it is opened anew.
  */
 #include "block/count.h"
+#include "block/debug.h"
 #include "block/graph.h"
 #include "io-internal.h"
 #include "stats-internal.h"
@@ -60,8 +61,14 @@ int coroutine_fn node_flush_self(Node *n, Request *r)
     if (ret < 0) {
         return ret;
     }
+    if (n->file) {
+        edge_debug_event(n->file, r, 0, BLKDEBUG_EVENT_FLUSH_TO_OS);
+    }
     if (atomic_load_explicit(&n->flushed_gen, memory_order_acquire) >= want) {
         return 0;
+    }
+    if (n->file) {
+        edge_debug_event(n->file, r, 0, BLKDEBUG_EVENT_FLUSH_TO_DISK);
     }
     co_mutex_lock(&n->flush_lock);
     ret = atomic_load_explicit(&n->flush_error,

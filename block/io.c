@@ -12,6 +12,7 @@
  * what they read will be written.
  */
 #include "block/count.h"
+#include "block/debug.h"
 #include "change-internal.h"
 #include "guard.h"
 #include "io-internal.h"
@@ -237,12 +238,16 @@ static int coroutine_fn read_padding(Node *n, Request *r, uint64_t start, uint64
     int ret = 0;
 
     if (from > start || (to < end && end - start == align)) {
+        node_debug_event(n, BLKDEBUG_EVENT_PWRITEV_RMW_HEAD);
         iov_init_buf(&v, buf, align);
         ret = read_aligned(n, r, guest(start), &v, REQ_COPY);
+        node_debug_event(n, BLKDEBUG_EVENT_PWRITEV_RMW_AFTER_HEAD);
     }
     if (ret == 0 && to < end && end - start > align) {
+        node_debug_event(n, BLKDEBUG_EVENT_PWRITEV_RMW_TAIL);
         iov_init_buf(&v, buf + (end - start - align), align);
         ret = read_aligned(n, r, guest(end - align), &v, REQ_COPY);
+        node_debug_event(n, BLKDEBUG_EVENT_PWRITEV_RMW_AFTER_TAIL);
     }
     return ret;
 }
@@ -418,12 +423,15 @@ static int coroutine_fn by_edge_pwritev(Edge *e, Request *r, GuestOffset offset,
     node_stat_write(n, r, offset.v, iov->size);
     node_wrote(n, offset.v, iov->size);
     if (G_UNLIKELY(n->detect_zeroes != DETECT_ZEROES_OFF) && iov_is_zero(iov)) {
+        node_debug_event(n, BLKDEBUG_EVENT_PWRITEV_ZERO);
         ret = zero_range(n, r, offset, iov->size,
                          n->detect_zeroes == DETECT_ZEROES_UNMAP ? REQ_MAY_UNMAP : 0);
         fua = flags & REQ_FUA;
     } else {
+        node_debug_event(n, BLKDEBUG_EVENT_PWRITEV);
         ret = write_any(n, r, offset, iov, fua ? flags & ~REQ_FUA : flags);
     }
+    node_debug_event(n, BLKDEBUG_EVENT_PWRITEV_DONE);
     return finish_write(n, r, offset, iov->size, ret, fua);
 }
 
@@ -453,7 +461,9 @@ static int coroutine_fn by_edge_pwrite_zeroes(Edge *e, Request *r, GuestOffset o
     }
     node_stat_write(n, r, offset.v, bytes);
     node_wrote(n, offset.v, bytes);
+    node_debug_event(n, BLKDEBUG_EVENT_PWRITEV_ZERO);
     ret = zero_range(n, r, offset, bytes, flags);
+    node_debug_event(n, BLKDEBUG_EVENT_PWRITEV_DONE);
     return finish_write(n, r, offset, bytes, ret, flags & REQ_FUA);
 }
 

@@ -125,6 +125,10 @@ static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **e
 const BlockdevRef *options_file(const BlockdevOptions *o)
 {
     switch (o->driver) {
+    case BLOCKDEV_DRIVER_BLKDEBUG:
+        return o->u.blkdebug.image;
+    case BLOCKDEV_DRIVER_BLKLOGWRITES:
+        return o->u.blklogwrites.file;
     case BLOCKDEV_DRIVER_COMPRESS:
         return o->u.compress.file;
     case BLOCKDEV_DRIVER_COPY_BEFORE_WRITE:

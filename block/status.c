@@ -29,6 +29,10 @@ static int coroutine_fn node_status(Node *n, Request *r, GuestOffset offset, uin
     bytes = MIN(bytes, size - offset.v);
     if (!n->driver->block_status) {
         if (n->driver->is_filter && n->file) {
+            ret = n->driver->check_status ? n->driver->check_status(n, offset, bytes) : 0;
+            if (ret < 0) {
+                return ret;
+            }
             return edge_block_status(n->file, r, offset, bytes, flags, precise, ret_bytes, ret_map);
         }
         pnum = bytes;
@@ -113,22 +117,30 @@ int coroutine_fn edge_block_status(Edge *e, Request *r, GuestOffset offset, uint
     return node_status(n, r, offset, bytes, flags, precise, ret_bytes, ret_map);
 }
 
-/* From e down through filters to the layer that they show: the edge that leads to it.  *flags: as for what is below. */
-static Edge *coroutine_fn skip_filters(Edge *e, Request *r, unsigned *flags, const Node *last,
-                                       bool *is_last)
+/* From *e down through filters to the layer that they show: the edge that leads to it.  *flags: as for what is below.  A filter may refuse
+ * to have the range asked about. */
+static int coroutine_fn skip_filters(Edge **edge, Request *r, GuestOffset offset, uint64_t bytes,
+                                     unsigned *flags, const Node *last, bool *is_last)
 {
-    for (;;) {
+    for (Edge *e = *edge;; e = *edge) {
         Node *n = edge_enter_flags(e, r, *flags);
 
         *is_last |= n == last;
         if (!n->driver->is_filter || n->driver->block_status || !n->file) {
-            return e;
+            return 0;
+        }
+        if (G_UNLIKELY(n->driver->check_status)) {
+            int ret = n->driver->check_status(n, offset, bytes);
+
+            if (ret < 0) {
+                return ret;
+            }
         }
         *flags |= e->role == EDGE_COW ? REQ_BELOW_COW : 0;
         if (*flags & REQ_COPY) {
             edge_copy_barrier(e);
         }
-        e = n->file;
+        *edge = n->file;
     }
 }
 
@@ -145,7 +157,10 @@ int coroutine_fn edge_block_status_above(Edge *e, Request *r, GuestOffset offset
         uint64_t len;
         int ret;
 
-        e = skip_filters(e, r, &flags, NULL, &last);
+        ret = skip_filters(&e, r, offset, pnum, &flags, NULL, &last);
+        if (ret < 0) {
+            return ret;
+        }
         ret = edge_block_status(e, r, offset, pnum, flags, true, &len, NULL);
         if (ret < 0) {
             return ret;
@@ -181,9 +196,11 @@ int coroutine_fn edge_block_status_until(Edge *e, Request *r, const Node *last, 
     for (bool top = true;; top = false) {
         bool is_last = false;
         Node *n;
-        int ret;
+        int ret = skip_filters(&e, r, offset, len, &flags, last, &is_last);
 
-        e = skip_filters(e, r, &flags, last, &is_last);
+        if (ret < 0) {
+            return ret;
+        }
         n = edge_enter_flags(e, r, flags);
         if (!top && offset.v >= atomic_load_explicit(&n->size, memory_order_acquire)) {
             *ret_bytes = len;

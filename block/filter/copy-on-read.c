@@ -12,6 +12,7 @@
  * bottom is held by an edge, so it stays while the filter is open.
  */
 #include "block/copy-on-read.h"
+#include "block/debug.h"
 #include "filter.h"
 #include "qapi-types.h"
 #include <errno.h>
@@ -134,6 +135,7 @@ void coroutine_fn edge_copy_range_up(Edge *e, const Edge *bottom, GuestOffset of
         r.passes_holds = passes_holds;
         ret = look(e, bottom, &r, guest(at), end - at, &len, &copy, &zero);
         if (ret >= 0 && copy) {
+            edge_debug_event(e, &r, 0, BLKDEBUG_EVENT_COR_WRITE);
             ret = edge_copy_up(e, &r, guest(at), len, zero, false);
         }
         request_end(&r);

@@ -7,6 +7,7 @@
  * Without `size` the disk reaches to the end of the child and can be resized together with it.
  * With `size` it is fixed, and the child must not be resized by others.
  */
+#include "block/debug.h"
 #include "block/driver.h"
 #include "block/reopen.h"
 #include "qapi-types.h"
@@ -185,6 +186,7 @@ static int coroutine_fn raw_preadv(Node *n, Request *r, GuestOffset offset, cons
     g_auto(IoVector) part = {0};
     int ret;
 
+    edge_debug_event(n->file, r, flags, BLKDEBUG_EVENT_READ_AIO);
     if (G_LIKELY(from.v + iov->size <= size)) {
         return edge_preadv(n->file, r, from, iov, flags);
     }
@@ -202,6 +204,7 @@ static int coroutine_fn raw_preadv(Node *n, Request *r, GuestOffset offset, cons
 static int coroutine_fn raw_pwritev(Node *n, Request *r, GuestOffset offset, const IoVector *iov,
                                     unsigned flags)
 {
+    edge_debug_event(n->file, r, 0, BLKDEBUG_EVENT_WRITE_AIO);
     return edge_pwritev(n->file, r, below(n, offset), iov, flags);
 }
 

@@ -304,6 +304,17 @@ static bool check_quorum(const BlockdevOptionsQuorum *q, Error **errp)
     return true;
 }
 
+/* Nor is a blkverify node's pair. */
+static bool check_pair(const BlockdevOptions *o, Error **errp)
+{
+    const BlockdevOptionsBlkverify *v = &o->u.blkverify;
+    BlockdevRefList raw = {.value = v->raw};
+    BlockdevRefList test = {.value = v->test, .next = &raw};
+    BlockdevOptionsQuorum both = {.children = &test};
+
+    return check_quorum(&both, errp);
+}
+
 bool superseded_check(const BlockdevOptions *o, BlockdevOptions **ret_instead, Error **errp)
 {
     const BlockdevOptionsQuorum *quorum = for_writing(o) ? quorum_of(o) : NULL;
@@ -311,6 +322,9 @@ bool superseded_check(const BlockdevOptions *o, BlockdevOptions **ret_instead, E
     const Superseded *s = file ? find(file) : NULL, *top;
 
     *ret_instead = NULL;
+    if (o->driver == BLOCKDEV_DRIVER_BLKVERIFY && for_writing(o)) {
+        return check_pair(o, errp);
+    }
     if (quorum) {
         return check_quorum(quorum, errp);
     }

@@ -232,6 +232,12 @@ struct BlockDriver {
                                               uint64_t bytes, unsigned flags, uint64_t *ret_bytes);
     /* It is not needed there any more. */
     int coroutine_fn (*snapshot_pdiscard)(Node *n, Request *r, GuestOffset offset, uint64_t bytes);
+
+    /* Filters for debugging (debug.h).  Something happens here or in the node above; may keep the request waiting. */
+    void coroutine_fn (*debug_event)(Node *n, int event); /* BlkdebugEvent */
+    const struct DebugOps *debug;                         /* breakpoints; NULL: none */
+    /* Filters without block_status: a negative errno fails those who ask through it what is below. */
+    int coroutine_fn (*check_status)(Node *n, GuestOffset offset, uint64_t bytes);
 };
 
 /* Protocols: data that was written may be lost, as err (a negative errno) tells: every later flush of n fails with it. */
@@ -265,6 +271,9 @@ void format_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsig
 void filter_child_perm(const Node *n, EdgeRole role, unsigned parent_perm, unsigned parent_shared,
                        unsigned *perm, unsigned *shared);
 
+extern const BlockDriver driver_blkdebug;
+extern const BlockDriver driver_blklogwrites;
+extern const BlockDriver driver_blkverify;
 extern const BlockDriver driver_compress;
 extern const BlockDriver driver_copy_before_write;
 extern const BlockDriver driver_copy_on_read;

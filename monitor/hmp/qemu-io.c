@@ -16,6 +16,7 @@
 #include "hmp-table.h"
 #include "monitor/chardev.h"
 #include "monitor/personality/emulator.h"
+#include "qemu-io.h"
 #include "util/loop.h"
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,7 @@ typedef struct Io {
 static unsigned under_way;       /* aio requests */
 static GPtrArray *flush_waiters; /* Coroutine * */
 
-static void print(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
-static void print(const char *fmt, ...)
+void qemu_io_print(const char *fmt, ...)
 {
     g_autofree char *text = NULL;
     va_list ap;
@@ -165,10 +165,11 @@ static void report(const Io *io, const char *verb)
     if (io->quiet) {
         return;
     }
-    print("%s %" G_GINT64_FORMAT "/%" G_GINT64_FORMAT " bytes at offset %" G_GINT64_FORMAT "\n",
-          verb, io->length, io->length, io->offset);
-    print("%s, 1 ops; %02d:%02d:%05.2f (%s/sec and %.4f ops/sec)\n", size, hours, minutes,
-          seconds - hours * 3600 - minutes * 60, rate, 1 / seconds);
+    qemu_io_print("%s %" G_GINT64_FORMAT "/%" G_GINT64_FORMAT " bytes at offset %" G_GINT64_FORMAT
+                  "\n",
+                  verb, io->length, io->length, io->offset);
+    qemu_io_print("%s, 1 ops; %02d:%02d:%05.2f (%s/sec and %.4f ops/sec)\n", size, hours, minutes,
+                  seconds - hours * 3600 - minutes * 60, rate, 1 / seconds);
 }
 
 static int coroutine_fn transfer(const Io *io, uint8_t *buf)
@@ -205,9 +206,9 @@ static void verify(const Io *io, const uint8_t *buf)
 {
     for (int64_t i = 0; i < io->length; i++) {
         if (buf[i] != io->pattern) {
-            print("Pattern verification failed at offset %" G_GINT64_FORMAT ", %" G_GINT64_FORMAT
-                  " bytes\n",
-                  io->offset, io->length);
+            qemu_io_print("Pattern verification failed at offset %" G_GINT64_FORMAT
+                          ", %" G_GINT64_FORMAT " bytes\n",
+                          io->offset, io->length);
             return;
         }
     }
@@ -230,7 +231,7 @@ static void coroutine_fn carry_out(Io *io)
     io->began = clock_ns();
     ret = ret < 0 ? ret : transfer(io, buf);
     if (ret < 0) {
-        print("%s%s failed: %s\n", io->async ? "aio_" : "", verb, g_strerror(-ret));
+        qemu_io_print("%s%s failed: %s\n", io->async ? "aio_" : "", verb, g_strerror(-ret));
     } else {
         if (io->verify) {
             verify(io, buf);
@@ -379,7 +380,7 @@ static bool coroutine_fn cmd_flush(Target *t, char **words, Error **errp)
     ret = edge_flush(e, &r);
     request_end(&r);
     if (ret < 0) {
-        print("flush failed: %s\n", g_strerror(-ret));
+        qemu_io_print("flush failed: %s\n", g_strerror(-ret));
     }
     return true;
 }
@@ -390,7 +391,7 @@ static bool coroutine_fn cmd_length(Target *t, char **words, Error **errp)
 
     (void)words;
     (void)errp;
-    print("%s\n", size);
+    qemu_io_print("%s\n", size);
     return true;
 }
 
@@ -400,7 +401,7 @@ static bool coroutine_fn cmd_info(Target *t, char **words, Error **errp)
 
     (void)words;
     (void)errp;
-    print("format name: %s\n", n->driver->name);
+    qemu_io_print("format name: %s\n", n->driver->name);
     if (n->driver->facts) {
         g_auto(ImageFacts) f = {0};
         g_autoptr(Error) ignored = NULL;
@@ -408,7 +409,7 @@ static bool coroutine_fn cmd_info(Target *t, char **words, Error **errp)
         if (n->driver->facts((Node *)n, &f, &ignored) && f.cluster_size) {
             g_autofree char *size = size_text(f.cluster_size);
 
-            print("cluster size: %s\n", size);
+            qemu_io_print("cluster size: %s\n", size);
         }
     }
     return true;
@@ -439,7 +440,7 @@ static bool coroutine_fn cmd_map(Target *t, char **words, Error **errp)
                                     false, &n, NULL);
             request_end(&r);
             if (ret < 0) {
-                print("Failed to query allocation status: %s\n", g_strerror(-ret));
+                qemu_io_print("Failed to query allocation status: %s\n", g_strerror(-ret));
                 return true;
             }
             here = ret & (STATUS_DATA | STATUS_ZERO);
@@ -452,8 +453,8 @@ static bool coroutine_fn cmd_map(Target *t, char **words, Error **errp)
         }
         length = size_text(sum);
         at = size_text(offset);
-        print("%s (0x%" PRIx64 ") bytes %s at offset %s (0x%" PRIx64 ")\n", length, sum,
-              allocated ? "    allocated" : "not allocated", at, offset);
+        qemu_io_print("%s (0x%" PRIx64 ") bytes %s at offset %s (0x%" PRIx64 ")\n", length, sum,
+                      allocated ? "    allocated" : "not allocated", at, offset);
         offset += sum;
     }
     return true;
@@ -473,6 +474,26 @@ static bool coroutine_fn cmd_sleep(Target *t, char **words, Error **errp)
     return true;
 }
 
+static bool coroutine_fn cmd_break(Target *t, char **words, Error **errp)
+{
+    static const struct {
+        const char *name;
+        bool coroutine_fn (*fn)(Node *n, char **words, Error **errp);
+    } table[] = {
+        {"break", qemu_io_break},
+        {"remove_break", qemu_io_remove_break},
+        {"resume", qemu_io_resume},
+        {"wait_break", qemu_io_wait_break},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (strcmp(words[0], table[i].name) == 0) {
+            return table[i].fn(t->edge->target, words, errp);
+        }
+    }
+    return true;
+}
+
 static bool coroutine_fn run(Target *t, char **words, Error **errp)
 {
     static const struct {
@@ -487,6 +508,8 @@ static bool coroutine_fn run(Target *t, char **words, Error **errp)
         {"length", cmd_length}, {"l", cmd_length},
         {"info", cmd_info},     {"i", cmd_info},
         {"map", cmd_map},       {"sleep", cmd_sleep},
+        {"break", cmd_break},   {"remove_break", cmd_break},
+        {"resume", cmd_break},  {"wait_break", cmd_break},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(table); i++) {
@@ -494,7 +517,7 @@ static bool coroutine_fn run(Target *t, char **words, Error **errp)
             return table[i].fn(t, words, errp);
         }
     }
-    print("command \"%s\" not found\n", words[0]);
+    qemu_io_print("command \"%s\" not found\n", words[0]);
     return true;
 }
 

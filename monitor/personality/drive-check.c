@@ -43,7 +43,8 @@ static bool is_node(const QapiType *t)
 static bool is_size(const QapiMember *m)
 {
     return m->type->meta == QAPI_META_INT &&
-           (g_str_has_suffix(m->name, "size") || strcmp(m->name, "offset") == 0);
+           (g_str_has_suffix(m->name, "size") || strcmp(m->name, "offset") == 0 ||
+            strcmp(m->name, "align") == 0);
 }
 
 static bool fail(const BlockDriver *drv, const char *option, Error **errp)

@@ -191,11 +191,23 @@ static bool coroutine_fn complete(struct json_object *o, bool warn, unsigned dep
 /* Files that options describe in place, however deep: of one that has a name but no driver it is that of files. */
 static void complete_file(struct json_object *o)
 {
+    static const char *const names[] = {"image", "raw", "log", "test"}; /* beside "file" */
+
     for (; o; o = object_of(o, "file")) {
         struct json_object *file = object_of(o, "file"), *children = object_of(o, "children");
 
         if (file && !text_of(file, "driver") && text_of(file, "filename")) {
             set(file, "driver", filename_driver(text_of(file, "filename")));
+        }
+        for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+            struct json_object *below = object_of(o, names[i]);
+
+            if (below && !text_of(below, "driver") && text_of(below, "filename")) {
+                set(below, "driver", filename_driver(text_of(below, "filename")));
+            }
+            if (below) {
+                complete_file(below);
+            }
         }
         if (children) { /* a list: its keys are numbers here */
             json_object_object_foreach(children, number, child)
@@ -289,10 +301,24 @@ static bool coroutine_fn complete_children(struct json_object *o, bool warn, uns
     return true;
 }
 
+/* The format of the disk that a blkverify node tests, wherever that is. */
+static bool coroutine_fn complete_test(struct json_object *o, bool warn, unsigned depth,
+                                       Error **errp)
+{
+    for (; o; o = object_of(o, "file") ? object_of(o, "file") : object_of(o, "image")) {
+        struct json_object *test = object_of(o, "test");
+
+        if (test && !complete(test, warn, depth, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool coroutine_fn complete(struct json_object *o, bool warn, unsigned depth, Error **errp)
 {
     complete_file(o);
-    if (!complete_children(o, warn, depth, errp)) {
+    if (!complete_children(o, warn, depth, errp) || !complete_test(o, warn, depth, errp)) {
         return false;
     }
     complete_server(object_of(o, "file") ? object_of(o, "file") : o);
@@ -324,6 +350,15 @@ static void merge(struct json_object *o, struct json_object *from)
     }
 }
 
+/* "blkdebug:…" with driver=blkdebug */
+static bool is_named_by(const BlockDriver *drv, const char *name)
+{
+    g_autofree char *protocol = g_strndup(name, strcspn(name, ":"));
+
+    return drv->protocols && name[strlen(protocol)] == ':' &&
+           g_strv_contains(drv->protocols, protocol);
+}
+
 /* file=NAME: the name of the file below, or of the node itself if it is a protocol's. */
 static bool place_file(const DriveNodes *d, struct json_object *o, Error **errp)
 {
@@ -339,7 +374,7 @@ static bool place_file(const DriveNodes *d, struct json_object *o, Error **errp)
     }
     if (g_str_has_prefix(d->file, "json:")) {
         merge(o, file); /* the whole drive */
-    } else if (drv && drv->is_protocol) {
+    } else if (drv && (drv->is_protocol || is_named_by(drv, d->file))) {
         merge(o, file);
         set(o, "driver", d->driver);
     } else if (object_of(o, "file")) {
@@ -353,10 +388,11 @@ static bool place_file(const DriveNodes *d, struct json_object *o, Error **errp)
             if (!format || format->is_protocol) {
                 break;
             }
-            if (!object_of(below, "file")) {
-                json_object_object_add(below, "file", json_object_new_object());
+            name = format == &driver_blkdebug ? "image" : "file";
+            if (!object_of(below, name)) {
+                json_object_object_add(below, name, json_object_new_object());
             }
-            below = object_of(below, "file");
+            below = object_of(below, name);
         }
         merge(below, file);
     } else {

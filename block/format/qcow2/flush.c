@@ -23,6 +23,7 @@
  * The housekeeping (keeper) is a coroutine of the control loop: it writes back when much is dirty, so that memory is bounded, and
  * gives dropped clusters back.
  */
+#include "block/debug.h"
 #include "table.h"
 #include "util/log.h"
 #include <errno.h>
@@ -115,6 +116,16 @@ static int coroutine_fn flush_file(Qcow2 *q, Request *r)
     return ret < 0 ? ret : edge_flush(q->file, r);
 }
 
+/* What there is of a kind. */
+static int coroutine_fn write_kind(Qcow2 *q, Request *r, TableCopies *c, BlkdebugEvent event)
+{
+    if (copies_empty(c)) {
+        return 0;
+    }
+    edge_debug_event(q->file, r, 0, event);
+    return copies_write(q, r, c);
+}
+
 /* The refcount table, after its blocks. */
 static int coroutine_fn write_reft(Qcow2 *q, Request *r, WriteBack *w)
 {
@@ -122,11 +133,12 @@ static int coroutine_fn write_reft(Qcow2 *q, Request *r, WriteBack *w)
     int ret = flush_file(q, r);
 
     if (ret == 0) {
-        ret = copies_write(q, r, &w->reft);
+        ret = write_kind(q, r, &w->reft, BLKDEBUG_EVENT_REFTABLE_UPDATE);
     }
     if (ret == 0 && w->reft_moved) {
         ret = flush_file(q, r);
         if (ret == 0) {
+            edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
             ret = header_write_tables(q, r, q->header.size, &l1_now, q->header.l1_size,
                                       w->reft_offset, w->reft_clusters);
         }
@@ -144,11 +156,14 @@ static int coroutine_fn write_l1(Qcow2 *q, Request *r, WriteBack *w)
     int ret = flush_file(q, r);
 
     if (ret == 0) {
-        ret = copies_write(q, r, &w->l1);
+        ret =
+            write_kind(q, r, &w->l1,
+                       w->l1_moved ? BLKDEBUG_EVENT_L1_GROW_WRITE_TABLE : BLKDEBUG_EVENT_L1_UPDATE);
     }
     if (ret == 0 && w->l1_moved) {
         ret = flush_file(q, r);
         if (ret == 0) {
+            edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_L1_GROW_ACTIVATE_TABLE);
             ret = header_write_tables(q, r, q->disk_size, w->l1_table, w->l1_entries,
                                       q->header.reft_offset, q->header.reft_clusters);
         }
@@ -163,7 +178,7 @@ static int coroutine_fn write_l1(Qcow2 *q, Request *r, WriteBack *w)
 
 static int coroutine_fn write_stages(Qcow2 *q, Request *r, WriteBack *w, bool durable)
 {
-    int ret = copies_write(q, r, &w->blocks);
+    int ret = write_kind(q, r, &w->blocks, BLKDEBUG_EVENT_REFBLOCK_UPDATE_PART);
 
     if (ret == 0 && !copies_empty(&w->reft)) {
         ret = write_reft(q, r, w);
@@ -172,7 +187,7 @@ static int coroutine_fn write_stages(Qcow2 *q, Request *r, WriteBack *w, bool du
         ret = flush_file(q, r);
     }
     if (ret == 0) {
-        ret = copies_write(q, r, &w->l2);
+        ret = write_kind(q, r, &w->l2, BLKDEBUG_EVENT_L2_UPDATE);
     }
     if (ret == 0 && !copies_empty(&w->l1)) {
         ret = write_l1(q, r, w);

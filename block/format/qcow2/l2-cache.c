@@ -14,6 +14,7 @@
  *
  * A slot is held by whoever loads, makes or copies the table of one L1 entry; others wait and look again.
  */
+#include "block/debug.h"
 #include "qcow2.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -227,6 +228,7 @@ static int coroutine_fn read_table(Qcow2 *q, Request *r, L2Table *l2, unsigned f
     IoVector v;
 
     iov_init_buf(&v, l2->t.data, l2->t.size);
+    edge_debug_event(q->file, r, flags, BLKDEBUG_EVENT_L2_LOAD);
     return host_preadv(q, r, l2->t.offset, &v, flags);
 }
 
@@ -358,6 +360,7 @@ static int coroutine_fn make_own(Qcow2 *q, Request *r, uint64_t index, uint64_t 
     if (ret < 0) {
         return ret;
     }
+    edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_L2_ALLOC_WRITE);
     ret = clusters_alloc(q, r, 1, &c, &count, &fresh);
     if (ret < 0) {
         l2_free(l2);

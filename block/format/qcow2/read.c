@@ -5,6 +5,7 @@
  * The common case is one mapping: the request goes on to the file or the backing node as it came, with no memory and no lock.
  * Otherwise it is cut into pieces that run beside each other.
  */
+#include "block/debug.h"
 #include "batch.h"
 #include "block/io-internal.h"
 #include "qcow2.h"
@@ -53,10 +54,13 @@ static int coroutine_fn read_mapped(Node *n, Request *r, uint64_t offset, const 
 
     switch (m->type) {
     case MAP_DATA:
+        edge_debug_event(q->file, r, flags, BLKDEBUG_EVENT_READ_AIO);
         return data_preadv(q, r, m->host, iov, flags);
     case MAP_UNALLOCATED:
+        edge_debug_event(q->file, r, flags, BLKDEBUG_EVENT_READ_BACKING_AIO);
         return backing_preadv(n, r, guest(offset), iov, flags);
     case MAP_COMPRESSED:
+        edge_debug_event(q->file, r, flags, BLKDEBUG_EVENT_READ_COMPRESSED);
         return qcow2_read_compressed(q, r, m->entry, in_cluster(q, offset), iov, flags);
     case MAP_ZERO:
     case MAP_ZERO_ALLOC:

@@ -8,6 +8,7 @@
  * Where the refcount table is full, everything behind what it covers is free.  A larger one is laid out right there, together with the
  * blocks that count it; nothing of this can fail once memory and space are there.  It moves when it is written back.
  */
+#include "block/debug.h"
 #include "qcow2.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -91,6 +92,7 @@ bool coroutine_fn reft_open(Qcow2 *q, Request *r, Error **errp)
     q->reft.kind = TABLE_REFT;
     q->reft_entries = bytes / 8;
     q->blocks = g_new0(RefBlock *, q->reft_entries);
+    edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_REFTABLE_LOAD);
     ret = edge_pread(q->file, r, host_to_child(q->reft.offset), q->reft.data, bytes, 0);
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "open",
@@ -207,6 +209,7 @@ int coroutine_fn refblock_get(Qcow2 *q, Request *r, uint64_t index, RefBlock **r
         return -ENOMEM;
     }
     iov_init_buf(&v, b->t.data, b->t.size);
+    edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_REFBLOCK_LOAD);
     err = host_preadv(q, r, b->t.offset, &v, 0);
     if (err < 0) {
         block_free(b);
@@ -563,7 +566,10 @@ static int coroutine_fn discard_free(Qcow2 *q, Request *r, ClusterIndex first, u
 int coroutine_fn refcount_release(Qcow2 *q, Request *r, ClusterIndex first, uint64_t count,
                                   bool discard)
 {
-    int ret = discard ? discard_free(q, r, first, count) : 0;
+    int ret;
+
+    edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_CLUSTER_FREE);
+    ret = discard ? discard_free(q, r, first, count) : 0;
 
     if (ret == 0) {
         co_mutex_lock(&q->alloc_lock);

@@ -9,6 +9,7 @@
  * So a small write to a new cluster copies up no more than the rest of the subclusters that it touches.  Both words of an entry are read and changed under
  * `lock`; who changes them holds the range of the cluster, as everywhere.
  */
+#include "block/debug.h"
 #include "qcow2.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -267,6 +268,7 @@ static int coroutine_fn write_wanted(SubWrite *w)
         }
         if (ret == 0) {
             iov_init_buf(&v, w->buf + at, end - at);
+            edge_debug_event(q->file, w->r, 0, BLKDEBUG_EVENT_WRITE_AIO);
             ret = edge_pwritev(q->data, w->r, host_to_child(host_add(w->place, at)), &v, 0);
         }
     }
@@ -297,6 +299,7 @@ static int coroutine_fn find_place(SubWrite *w, bool *ret_taken)
         co_mutex_unlock(&q->alloc_lock);
         return ret;
     }
+    edge_debug_event(q->file, w->r, 0, BLKDEBUG_EVENT_CLUSTER_ALLOC);
     ret = clusters_alloc(q, w->r, 1, &first, &count, &fresh);
     if (ret == 0) {
         w->place = cluster_start(first, q->cluster_bits);

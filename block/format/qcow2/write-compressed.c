@@ -13,6 +13,7 @@
  * One that does not fit goes on in the next host cluster if that one happens to follow, else begins there.  Where refcounts cannot count
  * another one the packing ends.  Order and failures are as for other writes (write.c): data, then the entry, then what was there before is dropped.
  */
+#include "block/debug.h"
 #include "batch.h"
 #include "qcow2.h"
 #include "util/worker.h"
@@ -194,6 +195,7 @@ static int coroutine_fn write_packed(Qcow2 *q, Request *r, uint64_t offset, cons
     int ret = l2_prepare(q, r, offset >> (q->cluster_bits + q->l2_bits));
 
     if (ret == 0) {
+        edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_CLUSTER_ALLOC_BYTES);
         ret = find_place(q, r, len, &p);
     }
     if (ret < 0) {
@@ -206,6 +208,7 @@ static int coroutine_fn write_packed(Qcow2 *q, Request *r, uint64_t offset, cons
             p.at.v);
     }
     if (ret == 0) {
+        edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_WRITE_COMPRESSED);
         ret = edge_pwrite(q->file, r, host_to_child(p.at), data, len, 0);
     }
     if (ret == 0) {

@@ -14,6 +14,7 @@
  *
  * A failure before 5 gives the clusters back and changes nothing else (Q6).
  */
+#include "block/debug.h"
 #include "batch.h"
 #include "qcow2.h"
 #include <errno.h>
@@ -30,6 +31,7 @@ static bool in_place(const Mapping *m)
 
 static int coroutine_fn write_in_place(Qcow2 *q, Request *r, HostOffset at, const IoVector *iov)
 {
+    edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_WRITE_AIO);
     if (G_UNLIKELY(q->external)) {
         int ret = data_file_grow(q, r, at.v + iov->size);
 
@@ -126,6 +128,7 @@ static int coroutine_fn prepare_copies(Allocation *a)
         memset(a->buf, 0, len);
         return 0;
     }
+    edge_debug_event(a->q->file, a->r, 0, BLKDEBUG_EVENT_COW_READ);
     if (merge || a->old.type == MAP_COMPRESSED) {
         if (!merge && a->head && a->tail) { /* decompress once */
             uint8_t *whole = block_try_alloc(a->q->cluster_size);
@@ -168,6 +171,10 @@ static int coroutine_fn write_data(Allocation *a, const IoVector *data)
     unsigned n = 0;
     IoVector all;
 
+    if (a->head_buf || a->tail_buf) {
+        edge_debug_event(a->q->file, a->r, 0, BLKDEBUG_EVENT_COW_WRITE);
+    }
+    edge_debug_event(a->q->file, a->r, 0, BLKDEBUG_EVENT_WRITE_AIO);
     if (!a->head_buf && !a->tail_buf) {
         return edge_pwritev(a->q->data, a->r, host_to_child(at), data, 0);
     }
@@ -248,6 +255,7 @@ static int coroutine_fn allocate_and_write(Allocation *a, const IoVector *iov, s
         ret = file_grow(q, a->r, (a->first.v + want) << q->cluster_bits);
         co_mutex_unlock(&q->alloc_lock);
     } else {
+        edge_debug_event(q->file, a->r, 0, BLKDEBUG_EVENT_CLUSTER_ALLOC);
         ret = clusters_alloc(q, a->r, want, &a->first, &a->count, &a->fresh);
         a->taken = ret == 0;
     }
