@@ -15,6 +15,7 @@
 #include "block/bitmaps.h"
 #include "block/count.h"
 #include "block/graph.h"
+#include "block/put-away.h"
 #include "node-internal.h"
 #include "qapi-types.h"
 #include <string.h>
@@ -269,7 +270,10 @@ static void coroutine_fn node_close(void *opaque)
     node_wait_idle(n, -1);
     co_rcu_synchronize(); /* the last request may still be looking for waiters */
     if (n->driver->close) {
+        void *watched = atomic_load(&n->read_only) ? NULL : put_away_begin(n);
+
         n->driver->close(n);
+        put_away_end(watched);
     }
     node_detach_children(n);
     node_free(n);

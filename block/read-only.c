@@ -9,6 +9,7 @@
  * prepare may fail and runs beside I/O; commit runs when no write-like request is left and what was written is flushed.
  */
 #include "block/graph.h"
+#include "block/put-away.h"
 #include "node-internal.h"
 
 /* Is e an edge to what n stores all of its disk in?  A quorum has several. */
@@ -83,7 +84,10 @@ void coroutine_fn node_ro_commit(Node *top)
 
         atomic_store_explicit(&n->read_only, true, memory_order_seq_cst);
         if (n->driver->ro_commit) {
+            void *watched = put_away_begin(n);
+
             n->driver->ro_commit(n);
+            put_away_end(watched);
         }
     }
 }

@@ -18,6 +18,7 @@
 #include "../io-internal.h"
 #include "block/bitmaps.h"
 #include "block/graph.h"
+#include "block/put-away.h"
 #include "block/transaction.h"
 
 #define HOLD_LIMIT_NS (10 * INT64_C(1000000000))
@@ -251,8 +252,14 @@ static bool coroutine_fn quiesce(Item *i, int64_t deadline, Error **errp)
     } else if (gives_up_writing(i) && !node_wait_writes(n, true, deadline)) {
         return timed_out(n, errp);
     }
-    if (n->driver->reopen_quiesce && !n->driver->reopen_quiesce(n, &i->r, errp)) {
-        return false;
+    if (n->driver->reopen_quiesce) {
+        void *watched = gives_up_writing(i) ? put_away_begin(n) : NULL;
+        bool ok = n->driver->reopen_quiesce(n, &i->r, errp);
+
+        put_away_end(watched);
+        if (!ok) {
+            return false;
+        }
     }
     if ((i->r.new_file && !atomic_load(&n->read_only)) || (i->r.inactive && gives_up_writing(i))) {
         /* Later flushes go to another file, or others look for it there. */

@@ -52,6 +52,7 @@ bool relink_write(sqlite3 *db, const char *file, const FileIdentity *id, const c
 /* At the start, when all groups are known: pivots before relinks.  What was in doubt is decided. */
 bool coroutine_fn journal_load_pivots(Error **errp);
 extern const struct JobPivotJournal journal_pivot;
+extern const struct PutAwayWatch journal_put_away;
 bool coroutine_fn journal_load_relinks(Error **errp);
 /* Does not wait. */
 void journal_settled(Group *g);

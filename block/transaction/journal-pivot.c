@@ -16,9 +16,11 @@
  * Between begin and the other two a flush of `to` makes its times durable too (Node.flush_times), so that a power failure tells the same.  The
  * clock that files' times are taken from must have ticked between begin and the pivot, or the first write would not show.
  *
- * A row in doubt is decided when the journal is opened.  A merged disk is not opened for writing as long as its file is what the job left.
+ * A row in doubt is decided when the journal is opened.  A merged disk is not opened for writing as long as its file is what the job left, or what its
+ * driver has made of it when it was put away afterwards.
  */
 #include "block/job.h"
+#include "block/put-away.h"
 #include "journal-internal.h"
 #include "journal-store.h"
 #include "journal-superseded.h"
@@ -194,6 +196,44 @@ static bool coroutine_fn give_up(const char *to, Error **errp)
     pivot_init(&v, NULL, to);
     return !identify(to, &v.to_id) || store_write(write_give_up, &v, errp);
 }
+
+/* ---- afterwards ---- */
+
+/* A merged disk is put away: what its driver writes of its own into the file (bitmaps) is not somebody's data. */
+static void *merged_begin(const char *file)
+{
+    return superseded_is_merged(file) ? g_strdup(file) : NULL;
+}
+
+static bool write_print(sqlite3 *db, void *opaque, Error **errp)
+{
+    Pivot *v = opaque;
+
+    return store_exec(
+        db, errp,
+        "UPDATE merged SET modified = ?, size = ? WHERE dev = ? AND ino = ? AND birth = ?", "iiiii",
+        v->print.modified, v->print.size, (int64_t)v->from_id.dev, (int64_t)v->from_id.ino,
+        v->from_id.birth);
+}
+
+static void coroutine_fn merged_end(void *token)
+{
+    g_autofree char *file = token;
+    g_autoptr(Error) err = NULL;
+    Pivot v = {.from = file};
+
+    if (superseded_is_merged(file) || !identify(file, &v.from_id) || !file_print(file, &v.print)) {
+        return; /* nothing was written, or it is gone */
+    }
+    superseded_set_print(file, &v.print);
+    if (!store_write(write_print, &v, &err)) {
+        log_error("the snapshot journal could not be told what '%s', which was merged, looks like "
+                  "now: %s",
+                  file, err->message);
+    }
+}
+
+const PutAwayWatch journal_put_away = {.begin = merged_begin, .end = merged_end};
 
 const JobPivotJournal journal_pivot = {.begin = begin, .done = done, .give_up = give_up};
 

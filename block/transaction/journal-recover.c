@@ -16,6 +16,7 @@
 #include "block/job.h"
 #include "block/journal.h"
 #include "block/graph.h"
+#include "block/put-away.h"
 #include "journal-internal.h"
 #include "journal-store.h"
 #include "journal-superseded.h"
@@ -488,6 +489,7 @@ bool coroutine_fn journal_open(const JournalOptions *options, Error **errp)
     superseded_set_follow(options->follow);
     job_relink = journal_relink;
     job_pivot_journal = &journal_pivot;
+    put_away_watch = &journal_put_away;
     if (!recover(errp)) {
         journal_close();
         return false;
@@ -502,5 +504,6 @@ void coroutine_fn journal_close(void)
         superseded_clear();
         job_relink = NULL;
         job_pivot_journal = NULL;
+        put_away_watch = NULL;
     }
 }

@@ -189,6 +189,44 @@ static const Superseded *find(const char *file)
     return NULL;
 }
 
+static Superseded *find_merged(const char *file)
+{
+    Superseded *newest = NULL;
+    GHashTableIter iter;
+    gpointer list;
+
+    if (!by_inode) {
+        return NULL;
+    }
+    g_hash_table_iter_init(&iter, by_inode);
+    while (g_hash_table_iter_next(&iter, NULL, &list)) {
+        for (guint i = 0; i < ((GPtrArray *)list)->len; i++) {
+            Superseded *s = g_ptr_array_index((GPtrArray *)list, i);
+
+            if (s->merged && strcmp(s->file, file) == 0 && (!newest || s->at > newest->at)) {
+                newest = s;
+            }
+        }
+    }
+    return newest;
+}
+
+bool superseded_is_merged(const char *file)
+{
+    const Superseded *s = find_merged(file);
+
+    return s && find(file) == s;
+}
+
+void superseded_set_print(const char *file, const FilePrint *print)
+{
+    Superseded *s = find_merged(file);
+
+    if (s) {
+        s->print = *print;
+    }
+}
+
 /* The newest overlay over s; bounded, since files can be renamed into a ring. */
 static const Superseded *top_of(const Superseded *s)
 {

@@ -30,6 +30,10 @@ void superseded_relink(const char *file, const FileIdentity *id, const char *ove
 /* A job moved the users of the file to into_file at `at`, and the file was like `print` then: as long as it still is, nobody shall write to it. */
 void superseded_add_merged(const char *file, const FileIdentity *id, const char *into_file,
                            const FilePrint *print, int64_t at);
+/* Is it known by this name, and is it still like that?  Blocks. */
+bool superseded_is_merged(const char *file);
+/* It is like `print` now, and nobody has written to it. */
+void superseded_set_print(const char *file, const FilePrint *print);
 /* All members of a committed group. */
 void superseded_add_group(const Group *g);
 void superseded_set_follow(bool follow);

@@ -413,3 +413,52 @@ def test_a_disk_that_nothing_is_on_top_of_any_more(s):
     s.start().stop()
     d = s.start(blockdev=f'driver=qcow2,node-name=d,file.driver=file,file.filename={s.dir}/o1.qcow2')
     d.stop()
+
+
+@pytest.mark.parametrize('command,how', [('block-commit', 'by itself'), ('block-commit', 'read-only'), ('blockdev-mirror', 'blockdev-del'),
+                                         ('blockdev-mirror', 'quit')])
+def test_bitmaps_of_a_merged_disk(s, command, how):
+    """What was merged is known when bitmaps have been stored in it, too, whenever that happens."""
+    d = s.start()
+    other = s.dir / 'other'
+    if command == 'block-commit':
+        img.create(other, '16M', backing=s.disk)
+        old, new = 'other', 'd'
+    else:
+        img.create(other, '16M')
+        old, new = 'd', 'other'
+
+    def options(name):
+        return {'driver': 'qcow2', 'node-name': name, 'file': {
+            'driver': 'file', 'node-name': f'{name}-file', 'filename': str(s.disk if name == 'd' else other)}}
+
+    files = {'other': 'other-file', 'd': [c['node-name'] for n in d.cmd('query-named-block-nodes') if n['node-name'] == 'd'
+                                          for c in n['children']][0]}
+    if command == 'block-commit' and how == 'by itself':
+        other.unlink()
+        d.cmd('transaction', actions=s.actions('d', 'other', other))
+    else:
+        d.cmd('blockdev-add', {**options('other'), 'backing': None})
+        if command == 'block-commit':
+            d.cmd('blockdev-snapshot', {'node': 'd', 'overlay': 'other'})
+    d.cmd('block-dirty-bitmap-add', {'node': old, 'name': 'b', 'persistent': True})
+    if command == 'block-commit':
+        job(d, command, complete=True, device='other', base_node='d')
+    else:
+        job(d, command, complete=True, device='d', target='other', sync='full')
+    if how == 'blockdev-del':
+        d.cmd('blockdev-del', node_name=old)
+    elif how == 'read-only':
+        d.cmd('blockdev-reopen', {'options': [{'driver': 'qcow2', 'node-name': old, 'read-only': True, 'file': files[old], **(
+            {'backing': None} if old == 'other' else {})}]})
+    path = other if old == 'other' else s.disk
+    if how in ('by itself', 'blockdev-del'):
+        assert 'was merged into' in d.qmp.error('blockdev-add', options(old))
+    d.stop()
+    assert [b['name'] for b in img.info(path)['format-specific']['data']['bitmaps']] == ['b']
+    d = s.start(blockdev='none')
+    assert 'was merged into' in d.qmp.error('blockdev-add', options(old))
+    if old == 'd':  # written to by somebody who knows what he does
+        img.qemu_io(path, 'write 0 512')
+        d.cmd('blockdev-add', options(old))
+    d.cmd('blockdev-add', options(new))
