@@ -108,6 +108,13 @@ void node_set_flags(Node *n, const NodeFlags *f)
     n->detect_zeroes = f->detect_zeroes;
 }
 
+static bool inactive_by_default;
+
+void node_set_inactive_by_default(bool on)
+{
+    inactive_by_default = on;
+}
+
 static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **errp)
 {
     NodeFlags f;
@@ -117,7 +124,7 @@ static bool apply_options(Node *n, BlockdevOptions *o, unsigned flags, Error **e
     }
     node_set_flags(n, &f);
     n->rest_read_only = f.read_only;
-    atomic_store(&n->inactive, o->has_active && !o->active);
+    atomic_store(&n->inactive, o->has_active ? !o->active : inactive_by_default);
     atomic_store(&n->read_only, f.read_only || atomic_load(&n->inactive));
     return true;
 }
@@ -240,9 +247,9 @@ void options_inherit(BlockdevOptions *o, const NodeFlags *parent, EdgeRole role)
         o->cache->has_no_flush = true;
         o->cache->no_flush = parent->cache_no_flush;
     }
-    if (!o->has_active && parent->inactive) {
+    if (!o->has_active && (parent->inactive || inactive_by_default)) {
         o->has_active = true;
-        o->active = false;
+        o->active = !parent->inactive;
     }
     if (role == EDGE_COW) {
         if (!o->has_read_only) {

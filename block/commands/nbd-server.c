@@ -32,6 +32,7 @@ bool coroutine_fn qmp_nbd_server_add(const NbdServerAddArg *arg, Error **errp)
     BlockExportOptions o = {.type = BLOCK_EXPORT_TYPE_NBD, .has_writable = true};
     BlockDirtyBitmapOrStr bitmap = {.type = QAPI_KIND_STRING, .u.local = arg->bitmap};
     BlockDirtyBitmapOrStrList bitmaps = {.value = &bitmap};
+    bool by_device;
     Node *n;
 
     if (!nbd_server_running()) {
@@ -53,7 +54,14 @@ bool coroutine_fn qmp_nbd_server_add(const NbdServerAddArg *arg, Error **errp)
     o.u.nbd.name = (char *)name;
     o.u.nbd.description = arg->description;
     o.u.nbd.bitmaps = arg->bitmap ? &bitmaps : NULL;
-    return blockdev_activate_for_export(o.node_name, errp) && export_add(&o, errp);
+    by_device = backend_find(arg->device);
+    if (!blockdev_activate_for_export(o.node_name, errp) || !export_add(&o, errp)) {
+        return false;
+    }
+    if (by_device && export_find(name)) {
+        export_find(name)->device = g_strdup(arg->device);
+    }
+    return true;
 }
 
 bool coroutine_fn qmp_nbd_server_remove(const NbdServerRemoveArg *arg, Error **errp)

@@ -82,6 +82,7 @@ static void export_free(Export *e)
     }
     g_free(e->iothreads);
     g_free(e->id);
+    g_free(e->device);
     g_free(e);
 }
 
@@ -268,6 +269,23 @@ bool coroutine_fn export_del(const char *id, bool hard, Error **errp)
         co_sleep_ns(REMOVAL_STEP_NS);
     }
     return true;
+}
+
+void coroutine_fn export_device_ejected(const char *device)
+{
+    g_autoptr(GPtrArray) ids = g_ptr_array_new_with_free_func(g_free);
+
+    for (guint i = 0; exports && i < exports->len; i++) {
+        const Export *e = g_ptr_array_index(exports, i);
+
+        if (g_strcmp0(e->device, device) == 0) {
+            g_ptr_array_add(ids, g_strdup(e->id));
+        }
+    }
+    for (guint i = 0; i < ids->len; i++) {
+        export_del(g_ptr_array_index(ids, i), true,
+                   NULL); /* one that is going anyway is no error */
+    }
 }
 
 void coroutine_fn export_remove_all(const ExportDriver *driver)

@@ -44,6 +44,7 @@ struct Export {
     unsigned niothreads;  /* at least 1 */
     bool writable, writethrough;
     bool allow_inactive;
+    char *device; /* it goes when this device's medium does; NULL: it stays */
     bool shutting_down;
     atomic_bool telling_error; /* an event is under way */
 };
@@ -63,6 +64,8 @@ typedef bool coroutine_fn ExportResizeFn(const char *device, const char *node_na
 void export_set_resize(ExportResizeFn *fn);
 /* Bytes that the files of the export's node have, without its backing; -1: unknown. */
 int64_t export_bytes_on_disk(const Export *e);
+/* A device of that name has lost its medium: exports that were made for it go, as after export_del(). */
+void coroutine_fn export_device_ejected(const char *device);
 struct BlockExportInfoList *export_query(void);
 /* Removes all exports of a driver (NULL: all); returns when they are gone. */
 void coroutine_fn export_remove_all(const ExportDriver *driver);

@@ -243,6 +243,8 @@ bool coroutine_fn edge_set_perm(Edge *e, unsigned perm, unsigned shared, Error *
 
 /* "Inactive '%s' can't be a %s child of active '%s'" if that is what it would be. */
 bool node_check_child_active(const Node *parent, const Node *child, const char *name, Error **errp);
+/* Nodes that are opened from now on are inactive unless their options say something else.  Control thread. */
+void node_set_inactive_by_default(bool on);
 /* What Node.read_only is, or will be when the node is active again. */
 bool node_is_read_only(const Node *n);
 

@@ -4,6 +4,7 @@
  */
 #include "block/backend.h"
 #include "block/driver.h"
+#include "block/export.h"
 #include "block/graph.h"
 #include "block/job.h"
 #include "hmp-table.h"
@@ -557,6 +558,7 @@ bool coroutine_fn hmp_drive_del(Hmp *h, struct json_object *args, Error **errp)
     } else {
         backend_free(b);
     }
+    export_device_ejected(id);
     node_wait_all_closed();
     return true;
 }

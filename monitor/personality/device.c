@@ -309,10 +309,10 @@ static bool coroutine_fn take_perm(Backend *b, const DeviceType *t, bool share_r
              shared = PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED | PERM_RESIZE;
     const Edge *e = backend_edge(b);
 
-    if (!loaded) {
+    if (!loaded || machine_is_incoming()) {
         return backend_set_perm(b, PERM_NONE, PERM_ALL, errp);
     }
-    if (!t->has_tray && e && !atomic_load(&e->target->read_only)) {
+    if (!t->has_tray && e && !node_is_read_only(e->target)) {
         perm |= PERM_WRITE;
     }
     return backend_set_perm(b, perm, share_rw ? shared | PERM_WRITE : shared, errp);
@@ -329,7 +329,7 @@ static bool coroutine_fn take_disk(Device *d, struct json_object *o, Error **err
         return false;
     }
     e = backend_edge(d->backend);
-    if (e && atomic_load(&e->target->read_only) && !d->type->may_be_read_only) {
+    if (e && node_is_read_only(e->target) && !d->type->may_be_read_only) {
         error_set(errp, ERROR_PERMISSION, e->target->name, "device", "Block node is read-only");
         return false;
     }
@@ -469,9 +469,11 @@ bool coroutine_fn device_del(const char *id, Error **errp)
         g_autofree char *part = g_strdup(d->shown);
 
         device_free(d);
+        node_wait_all_closed(); /* its image is closed, and what that used is free, when anybody is told */
         qapi_event_send_device_deleted(NULL, part);
     } else {
         device_free(d);
+        node_wait_all_closed();
     }
     qapi_event_send_device_deleted(name, path);
     return true;
@@ -550,6 +552,20 @@ bool coroutine_fn device_load(Backend *b, bool load, Error **errp)
     if (d->type->has_tray && d->info.tray_open == load) {
         d->info.tray_open = !load;
         qapi_event_send_device_tray_moved(backend_name(b), d->shown, !load);
+    }
+    return true;
+}
+
+bool coroutine_fn device_take_all(Error **errp)
+{
+    for (guint i = 0; devices && i < devices->len; i++) {
+        Device *d = g_ptr_array_index(devices, i);
+        bool loaded = d->backend && (backend_edge(d->backend) || d->type->has_tray);
+
+        if (loaded && !(d->type->has_tray && d->info.tray_open) &&
+            !take_perm(d->backend, d->type, d->share_rw, true, errp)) {
+            return false;
+        }
     }
     return true;
 }

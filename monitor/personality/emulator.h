@@ -85,6 +85,8 @@ Backend *device_backend(const char *id, Error **errp);
  * the medium, or gives it up; the event tells of a tray that moved.  Fails, with nothing changed, if others use the medium in a way that the
  * device does not bear. */
 bool coroutine_fn device_load(Backend *b, bool load, Error **errp);
+/* The machine goes on: devices take what they need of their disks.  One that cannot fails it; those before it keep what they have. */
+bool coroutine_fn device_take_all(Error **errp);
 void coroutine_fn device_free_all(void);
 /* Names of devices, oldest first; and of the i-th type (NULL behind the last). */
 char **device_names(void);
@@ -104,6 +106,10 @@ Backend *media_find_backend(const char *device, const char *id, Error **errp);
 void machine_init(bool emulator);
 bool machine_is_emulator(void);
 void machine_set_prelaunch(void);
+/* Somebody else still has the disks: they are inactive until `cont`, or until they are made active one by one. */
+void machine_set_incoming(void);
+/* It is so still; devices take nothing of their disks meanwhile. */
+bool machine_is_incoming(void);
 /* Everything is there: unless -S was given the guest would run from here on, and its disks are active. */
 bool coroutine_fn machine_start(Error **errp);
 /* Event SHUTDOWN, if an emulator is asked for. */

@@ -57,7 +57,18 @@ bool machine_is_emulator(void)
 
 void machine_set_prelaunch(void)
 {
-    state = RUN_STATE_PRELAUNCH;
+    state = state == RUN_STATE_INMIGRATE ? state : RUN_STATE_PRELAUNCH;
+}
+
+bool machine_is_incoming(void)
+{
+    return state == RUN_STATE_INMIGRATE;
+}
+
+void machine_set_incoming(void)
+{
+    state = RUN_STATE_INMIGRATE;
+    node_set_inactive_by_default(true);
 }
 
 bool coroutine_fn machine_start(Error **errp)
@@ -87,6 +98,9 @@ bool coroutine_fn qmp_query_status(StatusInfo **ret_out, Error **errp)
 bool coroutine_fn qmp_stop(Error **errp)
 {
     (void)errp;
+    if (state == RUN_STATE_INMIGRATE) {
+        return true; /* `cont` has still to give devices their disks */
+    }
     if (state == RUN_STATE_RUNNING) {
         qapi_event_send_stop();
     }
@@ -96,9 +110,19 @@ bool coroutine_fn qmp_stop(Error **errp)
 
 bool coroutine_fn qmp_cont(Error **errp)
 {
+    RunState was = state;
+
     if (!blockdev_set_active(NULL, true, errp)) {
         return false;
     }
+    if (was == RUN_STATE_INMIGRATE) {
+        state = RUN_STATE_PAUSED;
+        if (!device_take_all(errp)) {
+            state = was;
+            return false;
+        }
+    }
+    node_set_inactive_by_default(false);
     if (state != RUN_STATE_RUNNING) {
         qapi_event_send_resume();
     }

@@ -8,6 +8,7 @@
  * Opening a medium, waiting for a transaction, and permissions suspend.  Others may change the device or remove it meanwhile, so what a step
  * relies on is looked at again after each wait, and the backend is referenced.
  */
+#include "block/export.h"
 #include "block/graph.h"
 #include "drive-options.h"
 #include "emulator.h"
@@ -135,6 +136,7 @@ static bool coroutine_fn take_out(Backend *b, const char *name, Node **ret_old, 
     }
     *ret_old = backend_edge(b) ? node_ref(backend_edge(b)->target) : NULL;
     backend_eject(b);
+    export_device_ejected(backend_name(b));
     return has_tray(b) || device_load(b, false, errp);
 }
 

@@ -62,7 +62,7 @@ static const struct {
     {"hdc", true, IMAGE},
     {"hdd", true, IMAGE},
     {"help", false, FLAG},
-    {"incoming", true, REFUSED},
+    {"incoming", true, FLAG},
     {"k", true, IGNORED},
     {"L", true, IGNORED},
     {"loadvm", true, REFUSED},
@@ -94,7 +94,7 @@ static const struct {
     {"S", false, FLAG},
     {"sandbox", true, IGNORED},
     {"serial", true, IGNORED},
-    {"set", true, REFUSED},
+    {"set", true, FLAG},
     {"smbios", true, IGNORED},
     {"smp", true, IGNORED},
     {"snapshot", false, FLAG},
@@ -188,6 +188,62 @@ static G_GNUC_NORETURN void bad(const char *option, const char *what)
     exit(1);
 }
 
+static G_GNUC_NORETURN void fail_set(const char *arg, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+static void fail_set(const char *arg, const char *fmt, ...)
+{
+    va_list ap;
+
+    fprintf(stderr, "%s: -set %s: ", g_get_prgname(), arg);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+/* -set GROUP.ID.NAME=VALUE: one more option for what was described before. */
+static void take_set(const char *arg)
+{
+    static const char *const groups[] = {"chardev", "device", "drive", "mon", NULL};
+    g_autoptr(GRegex) regex =
+        g_regex_new("^([^.]+)\\.([^.]+)\\.([^=]+)=(.*)$", G_REGEX_DOTALL, 0, NULL);
+    g_autoptr(GMatchInfo) m = NULL;
+    g_autofree char *group = NULL, *id = NULL, *name = NULL, *value = NULL;
+
+    if (!g_regex_match(regex, arg, 0, &m)) {
+        fail_set(arg, "can't parse: \"%s\"", arg);
+    }
+    group = g_match_info_fetch(m, 1);
+    id = g_match_info_fetch(m, 2);
+    name = g_match_info_fetch(m, 3);
+    value = g_match_info_fetch(m, 4);
+    if (!g_strv_contains(groups, group)) {
+        fail_set(arg, "There is no option group '%s'", group);
+    }
+    for (guint i = 0; i < line.options->len; i++) {
+        Option *o = &g_array_index(line.options, Option, i);
+        g_autoptr(JsonObject) opts = NULL;
+        g_autoptr(Error) ignored = NULL;
+        g_autofree char *own = NULL;
+        g_auto(GStrv) parts = NULL;
+
+        if (strcmp(o->name, group) != 0 || o->arg[0] == '{' ||
+            !(opts = legacy_opts_parse(o->arg, "", &ignored))) {
+            continue; /* what is wrong with it is told when it is carried out */
+        }
+        own = legacy_opts_take(opts, "id");
+        if (g_strcmp0(own, id) == 0) {
+            parts = g_strsplit(value, ",", -1);
+            g_free(value);
+            value = g_strjoinv(",,", parts);
+            o->arg = g_strdup_printf("%s,%s=%s", o->arg, name,
+                                     value); /* for as long as the program runs */
+            return;
+        }
+    }
+    fail_set(arg, "there is no %s \"%s\" defined", group, id);
+}
+
 static void take_flag(CommandLine *cl, const char *name, const char *arg)
 {
     if (strcmp(name, "daemonize") == 0) {
@@ -204,6 +260,14 @@ static void take_flag(CommandLine *cl, const char *name, const char *arg)
         drive_set_all_temporary();
     } else if (strcmp(name, "S") == 0) {
         machine_set_prelaunch();
+    } else if (strcmp(name, "incoming") == 0) {
+        if (strcmp(arg, "defer") != 0) {
+            bad("-incoming",
+                "there is no migration here: 'defer' only, which leaves disks inactive");
+        }
+        machine_set_incoming();
+    } else if (strcmp(name, "set") == 0) {
+        take_set(arg);
     } else if (strcmp(name, "version") == 0) {
         print_version();
     } else {

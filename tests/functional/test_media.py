@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 
+import nbd
 import pytest
 
 from lib import emulator
@@ -328,3 +329,20 @@ def test_superseded_disks_are_not_written_to(images):
         ('blockdev-change-medium', {'id': 'floppy', 'filename': str(base)}),
         ('blockdev-change-medium', {'id': 'floppy', 'filename': str(base), 'read-only-mode': 'read-only'})], *args))
     assert str(images / 'top.qcow2') in out[0]['error']['desc'] and out[1] == {'return': {}}
+
+
+def test_exports_of_a_device_go_with_its_medium(machine, images):
+    d = machine()
+    d.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': str(images / 'nbd.sock')}}})
+    for name, device in (('a', 'c'), ('b', 'c'), ('n', 'cn'), ('p', 'place')):
+        d.cmd('nbd-server-add', {'device': device, 'name': name})
+    uri = f'nbd+unix:///{{}}?socket={images}/nbd.sock'
+    client = nbd.NBD()
+    client.connect_uri(uri.format('a'))
+    d.cmd('eject', id='cd')
+    deadline = time.monotonic() + 10
+    while len(d.cmd('query-block-exports')) > 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert {e['id'] for e in d.cmd('query-block-exports')} == {'n', 'p'}  # that of the node stays
+    d.cmd('human-monitor-command', {'command-line': 'drive_del place'})
+    assert {e['id'] for e in d.cmd('query-block-exports')} == {'n'}

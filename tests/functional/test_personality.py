@@ -44,7 +44,13 @@ def test_probes(run):
 @pytest.mark.parametrize('args, text', [
     (['-nonsense'], 'qemu-system-x86_64: -nonsense: invalid option'),
     (['-drive'], 'qemu-system-x86_64: -drive: requires an argument'),
-    (['-incoming', 'defer'], 'qemu-system-x86_64: -incoming: not supported'),
+    (['-incoming', 'tcp:0:1'], "qemu-system-x86_64: -incoming: there is no migration here: 'defer' only, which leaves disks inactive"),
+    (['-preconfig'], 'qemu-system-x86_64: -preconfig: not supported'),
+    (['-set', 'foo'], 'qemu-system-x86_64: -set foo: can\'t parse: "foo"'),
+    (['-set', 'nic.d.x=1'], "qemu-system-x86_64: -set nic.d.x=1: There is no option group 'nic'"),
+    (['-drive', 'if=none,id=a', '-set', 'drive.d.x=1'], 'qemu-system-x86_64: -set drive.d.x=1: there is no drive "d" defined'),
+    (['-set', 'drive.a.format=raw', '-drive', 'if=none,id=a'],
+     'qemu-system-x86_64: -set drive.a.format=raw: there is no drive "a" defined'),
     (['-drive', 'file=/nonexistent,format=foo'],
      "qemu-system-x86_64: -drive file=/nonexistent,format=foo: Unknown driver 'foo'"),
     (['-drive', 'file=/nonexistent,driver=raw,format=raw'],
@@ -257,6 +263,38 @@ def test_same_name_twice(run, qmp):
     assert done.returncode == 1 and done.stderr.endswith("Device with id 'a' already exists\n")
     out = qmp([('blockdev-add', {'driver': 'null-co', 'node-name': 'a'})], '-drive', 'driver=null-co,if=none,id=a')
     assert out[0]['error']['desc'] == 'node-name=a is conflicting with a device id'
+
+
+def test_set(qmp, images):
+    file = make(images / 'a,b.qcow2')
+    out = qmp([('query-block',)], '-drive', 'if=none,id=d,iops=3', '-device', 'virtio-blk,id=v,drive=x,serial=a', '-set', 'drive.d.iops=7',
+              '-set', f'drive.d.file={file}', '-set', 'device.v.drive=d')
+    (d,) = out[0]['return']
+    assert (d['device'], d['inserted']['iops'], d['inserted']['file']) == ('d', 7, str(file))
+    assert d['qdev'] == '/machine/peripheral/v/virtio-backend'
+
+
+def test_incoming(qmp, images):
+    """Disks stay inactive until the machine goes on, though another process has them."""
+    file = make(images / 'd.qcow2')
+    holder = subprocess.Popen(['qemu-io', '-f', 'qcow2', str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        holder.stdin.write(b'write 0 4k\n')
+        holder.stdin.flush()
+        holder.stdout.readline()
+        new = {'driver': 'qcow2', 'node-name': 'n', 'file': {'driver': 'file', 'filename': str(file)}}
+        out = qmp([('query-status',), ('blockdev-add', new), ('query-named-block-nodes',), ('cont',), ('query-status',)],
+                  '-S', '-incoming', 'defer', '-drive', f'if=none,id=d,file={file},format=qcow2', '-device', 'virtio-blk,drive=d')
+        assert out[0]['return'] == {'running': False, 'status': 'inmigrate'}
+        assert out[1] == {'return': {}}
+        assert [n['active'] for n in out[2]['return']] == [False] * 4
+        assert 'lock' in out[3]['error']['desc'] and out[4]['return']['status'] == 'inmigrate'
+    finally:
+        holder.kill()
+        holder.wait()
+    out = qmp([('cont',), ('blockdev-add', {'driver': 'null-co', 'node-name': 'x'}), ('query-named-block-nodes',), ('query-status',)],
+              '-incoming', 'defer', '-drive', f'if=none,id=d,file={file},format=qcow2', '-device', 'virtio-blk,drive=d')
+    assert [n['active'] for n in [r for r in out if 'return' in r][2]['return']] == [True] * 3
 
 
 # ---- snapshots by device ----
