@@ -10,7 +10,6 @@
 #include "block/image-created.h"
 #include "block/io.h"
 #include "qapi-types.h"
-#include "util/worker.h"
 #include <errno.h>
 #include <string.h>
 
@@ -188,43 +187,6 @@ static bool coroutine_fn format_file(const TargetImageSpec *s, const BlockDriver
 
 /* ---- files ---- */
 
-typedef struct FileStep {
-    bool (*fn)(SnapshotFile *f, Error **errp);
-    SnapshotFile *file;
-    Error *err;
-} FileStep;
-
-static int file_step(void *opaque)
-{
-    FileStep *s = opaque;
-
-    return s->fn(s->file, &s->err) ? 0 : -1;
-}
-
-static bool coroutine_fn on_worker(bool (*fn)(SnapshotFile *f, Error **errp), SnapshotFile *f,
-                                   Error **errp)
-{
-    FileStep s = {.fn = fn, .file = f};
-
-    if (worker_run(WORKERS_CONTROL, file_step, &s) < 0) {
-        error_move(errp, &s.err);
-        return false;
-    }
-    return true;
-}
-
-static int keep_file(void *opaque)
-{
-    snapshot_file_commit(opaque);
-    return 0;
-}
-
-static int undo_file(void *opaque)
-{
-    snapshot_file_undo(opaque);
-    return 0;
-}
-
 static bool coroutine_fn make_file(const TargetImageSpec *s, SnapshotFile **ret_created,
                                    Error **errp)
 {
@@ -243,7 +205,7 @@ static bool coroutine_fn make_file(const TargetImageSpec *s, SnapshotFile **ret_
         if (s->announce) {
             snapshot_file_set_announce(*ret_created, s->announce, s->announce_opaque);
         }
-        ok = on_worker(snapshot_file_prepare, *ret_created, errp);
+        ok = snapshot_file_step(snapshot_file_prepare, *ret_created, errp);
     }
     json_object_put(o);
     return ok;
@@ -292,7 +254,7 @@ bool coroutine_fn target_image_open(const TargetImageSpec *s, TargetImage *ret, 
         }
     }
     t.node = open_over(s, drv, t.created, errp);
-    if (!t.node || (t.created && !on_worker(snapshot_file_finish, t.created, errp))) {
+    if (!t.node || (t.created && !snapshot_file_step(snapshot_file_finish, t.created, errp))) {
         goto fail;
     }
     if (!s->hidden) {
@@ -309,7 +271,7 @@ fail:
 Node *coroutine_fn target_image_keep(TargetImage *t)
 {
     if (t->created) {
-        worker_run(WORKERS_CONTROL, keep_file, t->created);
+        snapshot_file_end(snapshot_file_commit, t->created);
         g_clear_pointer(&t->created, snapshot_file_free);
     }
     return g_steal_pointer(&t->node);
@@ -320,7 +282,7 @@ void coroutine_fn target_image_undo(TargetImage *t)
     g_clear_pointer(&t->node, node_unref);
     node_wait_all_closed(); /* its file must not be locked when it is put back */
     if (t->created) {
-        worker_run(WORKERS_CONTROL, undo_file, t->created);
+        snapshot_file_end(snapshot_file_undo, t->created);
         g_clear_pointer(&t->created, snapshot_file_free);
     }
 }

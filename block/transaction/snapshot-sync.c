@@ -18,7 +18,6 @@
 #include "block/file.h"
 #include "block/image-created.h"
 #include "qapi-types.h"
-#include "util/worker.h"
 #include <string.h>
 
 typedef struct SnapshotSyncAction {
@@ -84,32 +83,6 @@ static SnapshotFile *file(Action *a)
 }
 
 /* ---- prepare ---- */
-
-/* blocking calls of file.h, on a worker */
-typedef struct FileStep {
-    bool (*fn)(SnapshotFile *f, Error **errp);
-    SnapshotFile *file;
-    Error *err;
-} FileStep;
-
-static int file_step(void *opaque)
-{
-    FileStep *s = opaque;
-
-    return s->fn(s->file, &s->err) ? 0 : -1;
-}
-
-static bool coroutine_fn on_worker(bool (*fn)(SnapshotFile *f, Error **errp), SnapshotFile *f,
-                                   Error **errp)
-{
-    FileStep s = {.fn = fn, .file = f};
-
-    if (worker_run(WORKERS_CONTROL, file_step, &s) < 0) {
-        error_move(errp, &s.err);
-        return false;
-    }
-    return true;
-}
 
 /* The first real node under what is planned: its options are what the user chose for this disk. */
 static const Node *model_of(const PlannedNode *old)
@@ -267,7 +240,7 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, Error **errp)
         return true;
     }
     snapshot_warm_up(sa->overlay);
-    return on_worker(snapshot_file_finish, sa->created, errp);
+    return snapshot_file_step(snapshot_file_finish, sa->created, errp);
 }
 
 /* On a worker. */
@@ -315,7 +288,7 @@ static bool coroutine_fn check(Action *a, char **ret_warning, Error **errp)
     } else {
         g_autoptr(SnapshotFile) f = snapshot_file_new(sa->file);
 
-        return on_worker(snapshot_file_check, f, errp);
+        return snapshot_file_step(snapshot_file_check, f, errp);
     }
 }
 
@@ -334,7 +307,7 @@ static bool coroutine_fn make_file(SnapshotSyncAction *sa, const BlockDriver *dr
     if (journal_active()) {
         snapshot_file_set_announce(sa->created, announce, sa);
     }
-    return on_worker(snapshot_file_prepare, sa->created, errp);
+    return snapshot_file_step(snapshot_file_prepare, sa->created, errp);
 }
 
 static bool coroutine_fn make_overlay(SnapshotSyncAction *sa, Error **errp)
@@ -388,26 +361,14 @@ static void commit(Action *a)
     }
 }
 
-static int forget_replaced(void *opaque)
-{
-    snapshot_file_commit(opaque);
-    return 0;
-}
-
 static void coroutine_fn settled(Action *a)
 {
     SnapshotSyncAction *sa = (SnapshotSyncAction *)a;
 
     snapshot_settled(&sa->s, a);
     if (sa->created) {
-        worker_run(WORKERS_CONTROL, forget_replaced, sa->created);
+        snapshot_file_end(snapshot_file_commit, sa->created);
     }
-}
-
-static int undo_file(void *opaque)
-{
-    snapshot_file_undo(opaque);
-    return 0;
 }
 
 static void coroutine_fn undo(Action *a)
@@ -418,7 +379,7 @@ static void coroutine_fn undo(Action *a)
     g_clear_pointer(&sa->overlay, node_unref);
     node_wait_all_closed(); /* its file must not be written nor locked when it is put back, nor after the reply */
     if (sa->created) {
-        worker_run(WORKERS_CONTROL, undo_file, sa->created);
+        snapshot_file_end(snapshot_file_undo, sa->created);
     }
 }
 

@@ -47,6 +47,7 @@
 #define BLOCK_FILE_H
 
 #include "block/new-image.h"
+#include "util/coroutine.h"
 #include "util/error.h"
 #include <stdint.h>
 
@@ -111,6 +112,12 @@ void snapshot_file_undo(SnapshotFile *f);
 
 /* Deletes what was set aside.  In NEW and DONE: does nothing. */
 void snapshot_file_commit(SnapshotFile *f);
+
+/* The above for coroutines of the control thread: fn runs on a worker. */
+typedef bool SnapshotFileStep(SnapshotFile *f, Error **errp);
+typedef void SnapshotFileEnd(SnapshotFile *f);
+bool coroutine_fn snapshot_file_step(SnapshotFileStep *fn, SnapshotFile *f, Error **errp);
+void coroutine_fn snapshot_file_end(SnapshotFileEnd *fn, SnapshotFile *f);
 
 /* True if `path` had a file with data that is set aside (from MADE on). */
 bool snapshot_file_replaces(const SnapshotFile *f);
