@@ -2,9 +2,10 @@
 /*
  * Mounting and unmounting: names can lead to file systems that do not answer, so all of it is done by workers.
  *
- * Unmounting takes two steps.  First the session's descriptor is made to be one of /dev/null, by which the kernel's connection ends and every
- * process that waits for an answer gets an error; requests that are still running answer into nothing, and the number cannot become that of
- * another file under their hands.  Then the mount point is taken off the tree, open files or not.
+ * Unmounting takes two steps.  First the session's descriptor is made to be one of a pipe that nobody reads, by which the kernel's connection ends
+ * and every process that waits for an answer gets an error; requests that are still running answer into nothing, and the number cannot become that of
+ * another file under their hands.  Then the mount point is taken off the tree, open files or not.  libfuse, which is told to unmount when all
+ * requests have ended, finds a descriptor with an error (POLLERR), which it takes to mean that nothing is mounted, and only frees what it has.
  *
  * A process that was killed leaves a mount point that fails with ENOTCONN.  Our own kind (type fuse.cutpoint) is taken away when its place is
  * to be used again.
@@ -215,14 +216,15 @@ static int unmount_on_worker(void *opaque)
     bool mounted = !atomic_load(&e->unmounted) &&
                    statx(AT_FDCWD, e->path, AT_STATX_DONT_SYNC, 0, &sx) == 0 &&
                    makedev(sx.stx_dev_major, sx.stx_dev_minor) == e->dev;
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC), ret;
+    int ends[2], ret;
 
-    if (null < 0 || dup3(null, fuse_session_fd(e->session), O_CLOEXEC) < 0) {
+    if (pipe2(ends, O_CLOEXEC) < 0) {
         log_warn("export '%s': its connection to the kernel stays: %s", e->base.id,
                  g_strerror(errno));
-    }
-    if (null >= 0) {
-        close(null);
+    } else {
+        dup3(ends[1], fuse_session_fd(e->session), O_CLOEXEC);
+        close(ends[0]);
+        close(ends[1]);
     }
     ret = mounted ? detach(e->path) : 0;
     if (ret < 0) {

@@ -212,6 +212,7 @@ static void clear(FuseExport *e)
         reader_clear(&e->readers[i]);
     }
     if (e->session) {
+        fuse_session_unmount(e->session); /* it was: fuse_unmount_session() */
         fuse_session_destroy(e->session);
     }
     g_free(e->readers);

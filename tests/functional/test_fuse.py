@@ -362,5 +362,9 @@ def test_storage_that_hangs(d, images, mount):
         writer.join(10 * SLOW)
         assert seen == [errno.ECONNABORTED] and not is_mounted(mount)
         close_dead(fd)
+        other = images / 'other'
+        other.touch()
+        subprocess.run(['mount', '--bind', other, mount], check=True)  # not ours: it stays
         server.process.send_signal(signal.SIGCONT)
         d.qmp.event('BLOCK_EXPORT_DELETED')
+        assert is_mounted(mount)

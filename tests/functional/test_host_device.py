@@ -2,6 +2,7 @@
 """The driver host_device, on loop devices."""
 import os
 import subprocess
+import time
 
 import nbd
 import pytest
@@ -206,6 +207,8 @@ def test_devices_as_overlays_and_by_name(d, loop, images):
     assert fails == f"Could not create '{old.name}': it exists and is not a regular file"
     h.shutdown()
     d.cmd('block-export-del', {'id': 'e-disk'})
+    while any(n['node-name'] == 'top' for n in d.cmd('query-named-block-nodes', flat=True)):
+        time.sleep(0.01)  # nobody uses it: it closes by itself
     d.cmd('blockdev-del', {'node-name': 'disk'})
     add(d, 'qcow2', new, 'again')
     assert client(d, 'again').pread(4 * MIB, 0) == want
