@@ -10,7 +10,7 @@ import pytest
 from lib import emulator
 from lib import images as img
 from lib import jobs
-from lib.daemon import Daemon
+from lib.daemon import SLOW, Daemon
 from lib.loop import LoopDevice, require
 
 MIB = 1 << 20
@@ -207,9 +207,10 @@ def test_devices_as_overlays_and_by_name(d, loop, images):
     assert fails == f"Could not create '{old.name}': it exists and is not a regular file"
     h.shutdown()
     d.cmd('block-export-del', {'id': 'e-disk'})
-    while any(n['node-name'] == 'top' for n in d.cmd('query-named-block-nodes', flat=True)):
-        time.sleep(0.01)  # nobody uses it: it closes by itself
-    d.cmd('blockdev-del', {'node-name': 'disk'})
+    end = time.monotonic() + 20 * SLOW
+    while 'top' in d.qmp.execute('blockdev-del', {'node-name': 'disk'}).get('error', {}).get('desc', ''):
+        assert time.monotonic() < end
+        time.sleep(0.01)  # nobody uses it any more: it closes by itself
     add(d, 'qcow2', new, 'again')
     assert client(d, 'again').pread(4 * MIB, 0) == want
     assert sorted(n['drv'] for n in d.cmd('query-named-block-nodes', flat=True)) == ['file', 'host_device', 'host_device', 'qcow2', 'qcow2',
