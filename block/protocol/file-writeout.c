@@ -139,6 +139,8 @@ void coroutine_fn file_write_out(Node *n)
 
 /* ---- behind a writer ---- */
 
+/* All that the file has in the cache; but while guests write to it, only what the job has written (file-beside.c), a piece at a time: theirs is
+ * dirty again at once, and its pages are locked meanwhile. */
 typedef struct Behind {
     int fd;
     bool whole; /* the file; else: */

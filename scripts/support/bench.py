@@ -192,7 +192,7 @@ def main():
                                                  ('cpu_us', 'CPU a request', 'us', 'target: not higher'),
                                                  ('p99_us', '99th percentile', 'us', '')):
                     show(f'{rw} {label}', unit, median(results[rw]['ours'], key), median(results[rw]['peer'], key), target)
-        for command in ('commit', 'active commit', 'stream', 'mirror') if 'jobs' in what else []:
+        for command in ('commit', 'active commit', 'stream', 'mirror', 'backup') if 'jobs' in what else []:
             runs = results[command] = {'ours': [], 'peer': [], 'ours with a client': []}
             for _ in range(args.runs):
                 runs['ours'].append(job_run(ours, directory / 'j', args.job_mib, command, False))

@@ -39,8 +39,9 @@ def job_run(binary, directory, mib, command, client):
     args = {'commit': ('block-commit', {'top-node': 'mid', 'base-node': 'base'}),
             'active commit': ('block-commit', {'base-node': 'base'}),
             'stream': ('block-stream', {}),
-            'mirror': ('blockdev-mirror', {'target': 'copy', 'sync': 'full'})}[command]
-    if command == 'mirror':
+            'mirror': ('blockdev-mirror', {'target': 'copy', 'sync': 'full'}),
+            'backup': ('blockdev-backup', {'target': 'copy', 'sync': 'full'})}[command]
+    if command in ('mirror', 'backup'):
         (directory / 'copy').unlink(missing_ok=True)
         images.create(directory / 'copy', f'{mib}M')
         argv += ['--blockdev', f'driver=file,node-name=fcopy,filename={directory}/copy', '--blockdev', 'driver=qcow2,node-name=copy,file=fcopy']
