@@ -85,6 +85,11 @@ bool chardev_offers_oob(const Chardev *c)
     return c->kind != &chardev_kind_mux;
 }
 
+bool chardev_is_socket(const Chardev *c)
+{
+    return c->kind == &chardev_kind_socket;
+}
+
 /* ---- making ---- */
 
 static bool open_log(Chardev *c, const ChardevBackend *b, Error **errp)

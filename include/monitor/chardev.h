@@ -45,6 +45,8 @@ void chardev_foreach(void (*fn)(void *opaque, const char *id, const char *what, 
                      void *opaque);
 /* Whether a monitor on it can offer out-of-band execution. */
 bool chardev_offers_oob(const Chardev *c);
+/* Whether a peer is talked to by a socket, and can be cut off. */
+bool chardev_is_socket(const Chardev *c);
 /* Starts talking; opened() follows when (or if) there is a peer. */
 bool chardev_attach(Chardev *c, const ChardevUser *user, void *opaque, Error **errp);
 /* The user goes; he is told nothing more. */

@@ -27,6 +27,8 @@ void media_hide_commands(void)
         "blockdev-change-medium",
         "DEVICE_TRAY_MOVED",
         "block_set_io_throttle",
+        "yank",
+        "query-yank",
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
