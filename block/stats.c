@@ -70,10 +70,9 @@ static void count_time(Edge *e, StatKind kind, uint64_t ns)
     rcu_end();
 }
 
-void edge_stat_end(Edge *e, const Request *r, StatKind kind, uint64_t bytes, int64_t begun_ns,
-                   int ret)
+static void count(Edge *e, unsigned slot, StatKind kind, uint64_t bytes, int64_t begun_ns, int ret)
 {
-    StatSlot *s = &e->stats->slot[r->slot];
+    StatSlot *s = &e->stats->slot[slot];
     bool still = virtual_clock_stands();
     int64_t now = still ? virtual_clock_ns() : clock_ns(),
             took = still ? VIRTUAL_LATENCY_NS : now - begun_ns;
@@ -95,6 +94,17 @@ void edge_stat_end(Edge *e, const Request *r, StatKind kind, uint64_t bytes, int
         stat_intervals_add(e->stats->intervals, kind, now, took);
     }
     atomic_store_explicit(&s->last_ns, MAX(now, 1), memory_order_relaxed);
+}
+
+void edge_stat_end(Edge *e, const Request *r, StatKind kind, uint64_t bytes, int64_t begun_ns,
+                   int ret)
+{
+    count(e, r->slot, kind, bytes, begun_ns, ret);
+}
+
+void edge_stat_waited(Edge *e, int64_t begun_ns)
+{
+    count(e, loop_slot_self(), STAT_FLUSH, 0, begun_ns, 0);
 }
 
 void edge_stat_invalid(Edge *e, StatKind kind)

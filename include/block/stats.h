@@ -40,6 +40,8 @@ typedef struct StatsConfig {
 
 /* From now on requests by the edge are counted; before it is used for the first one. */
 void edge_keep_stats(Edge *e, const StatsConfig *config);
+/* Counts an operation that is no request: waiting for all of them, begun then, counts as a flush.  e has statistics.  A thread with a loop. */
+void edge_stat_waited(Edge *e, int64_t begun_ns);
 /* A request that was refused before it was one; e has statistics.  Any thread. */
 void edge_stat_invalid(Edge *e, StatKind kind);
 Stats edge_stats(const Edge *e); /* has them */

@@ -373,7 +373,12 @@ static bool coroutine_fn cmd_flush(Target *t, char **words, Error **errp)
 
     (void)errp;
     if (strcmp(words[0], "aio_flush") == 0) {
+        int64_t began = clock_ns();
+
         wait_async();
+        if (e->stats) {
+            edge_stat_waited(e, began);
+        }
         return true;
     }
     request_begin(&r, REQUEST_FLUSH);

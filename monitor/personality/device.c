@@ -255,7 +255,10 @@ static bool check_bus(const DeviceType *t, const char *bus, Error **errp)
 
 static bool take_iothread(Device *d, const char *name, Error **errp)
 {
-    IOThread *t = name ? iothread_find(name) : NULL;
+    IOThread *t;
+
+    name = name && name[0] ? name : NULL; /* an empty one is none */
+    t = name ? iothread_find(name) : NULL;
 
     if (name && !t) {
         error_set(errp, ERROR_NOT_FOUND, name, "device", "Device '%s' not found", name);

@@ -215,6 +215,8 @@ def test_statistics(tmp_path):
             assert (t['min_rd_latency_ns'], t['avg_rd_latency_ns'], t['max_wr_latency_ns']) == (1000000,) * 3
             assert t['max_flush_latency_ns'] == 0 and t['avg_wr_queue_depth'] > 0
         assert short['avg_rd_queue_depth'] == pytest.approx(0.005 / 3)
+        q.io('aio_flush')  # to wait for them counts as a flush
+        assert q.stats()['flush_operations'] == 1
         q.step(15)
         short, long = q.stats()['timed_stats']
         assert short['max_rd_latency_ns'] == 0 and short['avg_rd_queue_depth'] == 0

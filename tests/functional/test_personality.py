@@ -274,6 +274,22 @@ def test_set(qmp, images):
     assert d['qdev'] == '/machine/peripheral/v/virtio-backend'
 
 
+def test_names_with_options_below(qmp, images):
+    base, top = make(images / 'base.qcow2'), images / 'top.qcow2'
+    subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', str(base), '-F', 'qcow2', str(top)], check=True)
+    nodes = qmp([('query-named-block-nodes',)], '-drive', 'if=none,file=blkdebug::null-co://,file.image.size=1M,file.image.node-name=i',
+                '-drive', f'if=none,file=blkdebug::{top},format=qcow2,backing.node-name=b')[0]['return']
+    by_name = {n['node-name']: n for n in nodes}
+    assert by_name['i']['image']['virtual-size'] == 1 << 20
+    assert by_name['b']['file'] == str(base)
+
+
+def test_empty_iothread(qmp):
+    out = qmp([('device_add', {'driver': 'virtio-scsi', 'id': 's', 'iothread': ''}),
+               ('device_add', {'driver': 'virtio-scsi', 'id': 't', 'iothread': 'x'})])
+    assert out[0] == {'return': {}} and out[1]['error']['desc'] == "Device 'x' not found"
+
+
 def test_incoming(qmp, images):
     """Disks stay inactive until the machine goes on, though another process has them."""
     file = make(images / 'd.qcow2')
