@@ -135,7 +135,7 @@ bool coroutine_fn blkdebug_read_config(const Node *n, BlkdebugState *s, const ch
     ConfigFile f = {.name = filename};
     int ret = worker_run(WORKERS_CONTROL, read_file, &f);
     g_autofree char *text = f.text;
-    g_autoptr(JsonObject) all = NULL, whole = NULL;
+    g_autoptr(JsonObject) all = NULL;
     g_autoptr(BlockdevOptionsBlkdebug) o = NULL;
 
     if (ret < 0) {

@@ -5,6 +5,7 @@
  * A job holds a node by a root edge that is marked as a job's.  It keeps the node alive and says what the job needs and lets others do;
  * changes of the graph leave such edges where they are.
  */
+#include "block/driver.h"
 #include "job-internal.h"
 #include "qapi-events.h"
 #include "qapi-types.h"
@@ -77,6 +78,33 @@ void coroutine_fn job_wait_ending(Node *n)
         }
     }
     node_unref(n);
+}
+
+void coroutine_fn job_cancel_of_disk(Node *n)
+{
+    g_autoptr(GPtrArray) ids = g_ptr_array_new_with_free_func(g_free);
+
+    while (n) {
+        const Edge *backing = atomic_load_explicit(&n->backing, memory_order_acquire);
+
+        for (guint i = 0; i < n->parents->len; i++) {
+            const Edge *e = g_ptr_array_index(n->parents, i);
+
+            if (edge_is_job(e)) {
+                g_ptr_array_add(ids, g_strdup(((const Job *)e->owner_opaque)->id));
+            }
+        }
+        n = backing ? backing->target : n->driver->is_filter && n->file ? n->file->target : NULL;
+    }
+    /* One that has gone meanwhile, or cannot be cancelled any more, is about to end. */
+    for (guint i = 0; i < ids->len; i++) {
+        Job *j = job_find(g_ptr_array_index(ids, i));
+        g_autoptr(Error) ignored = NULL;
+
+        if (j && !job_is_cancelled(j)) {
+            (void)job_cancel(j, false, &ignored);
+        }
+    }
 }
 
 /* ---- events ---- */

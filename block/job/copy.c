@@ -223,6 +223,13 @@ static uint8_t *alloc_buffer(const Copy *c)
     return block_try_alloc(MAX(c->piece_max, dirty_bitmap_granularity(c->todo)));
 }
 
+static void count_skipped(Copy *c)
+{
+    if (atomic_load_explicit(&c->skipped, memory_order_relaxed)) {
+        job_progress(c->job, atomic_exchange(&c->skipped, 0));
+    }
+}
+
 /* False: the worker ends. */
 static bool coroutine_fn carry_piece(Copy *c, uint8_t *buf, bool hurry, bool gently)
 {
@@ -241,6 +248,7 @@ static bool coroutine_fn carry_piece(Copy *c, uint8_t *buf, bool hurry, bool gen
     if (ret == 0) {
         end_piece(c, &piece, true);
         job_progress(c->job, c->counts_itself ? 0 : piece.bytes);
+        count_skipped(c);
         if (!hurry) {
             write_behind(c, piece.bytes);
         }
@@ -405,7 +413,10 @@ bool coroutine_fn copy_scan(Copy *c)
     job_run_workers(c->job, c->loop, 1, scan, c);
     marked = dirty_bitmap_count(c->todo);
     if (c->count_skipped && may_go_on(c) && marked < c->size) {
-        job_progress(c->job, c->size - marked);
+        atomic_store(&c->skipped, c->size - marked);
+        if (marked == 0) {
+            count_skipped(c);
+        }
     }
     return may_go_on(c);
 }

@@ -42,7 +42,9 @@ typedef struct Copy {
     Edge *
         target; /* where it is written to; its storage is kept from caching too much; the caller's */
     uint64_t size;      /* bytes to look at */
-    bool count_skipped; /* what scan finds nothing in counts as progress */
+    bool count_skipped; /* what scan finds nothing in counts as progress ... */
+    _Atomic uint64_t
+        skipped; /* ... bytes of it, counted when the first piece is carried: who fails before that has not come far */
     bool counts_itself; /* `copy` says how far the job has come */
     unsigned workers;   /* 0: as many as there are; at most that */
     uint64_t

@@ -85,15 +85,14 @@ static int coroutine_fn copy_up(void *opaque, uint64_t offset, uint64_t bytes, u
     int ret = 0;
 
     (void)buf;
+    *ret_reading = true; /* what clients are told of every failure of a stream */
     for (; offset < end && ret >= 0; offset += len) {
         Request r;
 
         request_begin(&r, REQUEST_WRITE);
-        *ret_reading = true;
         ret = status(s, &r, offset, end - offset, &len);
         if (ret > 0 && (ret & STATUS_ALLOCATED)) {
             ret = edge_copy_up(s->edge, &r, guest(offset), len, ret & STATUS_ZERO, s->whole);
-            *ret_reading = ret != -ENOSPC;
         }
         request_end(&r);
     }

@@ -156,6 +156,8 @@ void coroutine_fn job_run_workers(Job *j, Loop *loop, unsigned n, JobWorkerFn *f
 Edge *coroutine_fn job_add_node(Job *j, Node *n, const char *name, unsigned perm, unsigned shared,
                                 Error **errp);
 void coroutine_fn job_remove_nodes(Job *j);
+/* For who takes a disk away: cancels, without force and without waiting, the jobs that hold n or a node of its chain. */
+void coroutine_fn job_cancel_of_disk(Node *n);
 /* For who wants to delete n: waits while a job that is about to end holds it, at most for a second. */
 void coroutine_fn job_wait_ending(Node *n);
 

@@ -9,6 +9,7 @@
  */
 #include "block/graph.h"
 #include "block/iothread-objects.h"
+#include "block/job.h"
 #include "emulator.h"
 #include "qapi-events.h"
 #include "util/iothread.h"
@@ -468,6 +469,10 @@ bool coroutine_fn device_del(const char *id, Error **errp)
     name = g_strdup(d->id);
     path = g_strdup(d->path);
     g_ptr_array_remove(devices, d);
+    if (d->backend && drive_find(backend_name(d->backend)) && backend_edge(d->backend)) {
+        job_cancel_of_disk(
+            backend_edge(d->backend)->target); /* a drive's jobs go with its device */
+    }
     if (d->type->holder) {
         g_autofree char *part = g_strdup(d->shown);
 

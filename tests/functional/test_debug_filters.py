@@ -197,13 +197,14 @@ def test_a_write_at_a_breakpoint_belongs_to_the_old_image(d):
 
 def test_the_end_of_the_daemon_does_not_wait_for_a_breakpoint(d):
     qcow2_debugged(d)
+    h = client(d, 'q')
     io(d, 'q', 'break write_aio A')
-    io(d, 'q', 'aio_write 0 64k')
+    cookie = h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b'x' * 64 * KIB)), 0)
     io(d, 'q', 'wait_break A')
     began = time.monotonic()
     d.cmd('quit')
     assert d.wait() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 10 and cookie
     img.check(d.dir / 'q')
 
 
@@ -252,6 +253,51 @@ def test_names_of_blkdebug(d):
     fails(lambda: h.pread(512, 0), ENOSPC)
     assert h.pread(512, 0) == b'\7' * 512
     h.shutdown()
+
+
+@pytest.mark.parametrize('job', ['commit', 'stream'])
+def test_a_job_that_fails_at_once_has_not_come_far(d, job):
+    """What there is nothing to do for does not count before something was done; a stream's failures are failures to read."""
+    img.create(d.dir / 'base', '4M')
+    img.qemu_io(d.dir / 'base', 'write -P 1 0 64k')
+    img.create(d.dir / 'mid', '4M', backing=d.dir / 'base')
+    img.qemu_io(d.dir / 'mid', 'write -P 2 0 64k')
+    img.create(d.dir / 'top', '4M', backing=d.dir / 'mid')
+    error = {'event': 'read_aio', 'errno': ENOSPC, 'once': True, 'iotype': 'read'}
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'mid', 'read-only': True, 'auto-read-only': True,
+                           'file': {'driver': 'blkdebug', 'inject-error': [error],
+                                    'image': {'driver': 'file', 'filename': str(d.dir / 'mid')}},
+                           'backing': {'driver': 'qcow2', 'node-name': 'base', 'file': {'driver': 'file', 'filename': str(d.dir / 'base')}}})
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'top', 'file': {'driver': 'file', 'filename': str(d.dir / 'top')}, 'backing': 'mid'})
+    more = {'top-node': 'mid', 'base-node': 'base'} if job == 'commit' else {}
+    d.cmd(f'block-{job}', {'job-id': 'j', 'device': 'top', **more})
+    assert d.qmp.event('BLOCK_JOB_ERROR')['data'] == {'device': 'j', 'operation': 'read', 'action': 'report'}
+    e = d.qmp.event('BLOCK_JOB_COMPLETED')['data']
+    assert e['offset'] == 0 and e['error'] == 'No space left on device'
+
+
+def test_jobs_end_when_their_device_goes(images):
+    """As the disk of an emulator is unplugged."""
+    img.create(images / 'base', '4M')
+    img.create(images / 'top', '4M', backing=images / 'base')
+    img.qemu_io(images / 'top', 'write -P 2 0 2M')
+    sent = emulator.qmp(images, [('block-commit', {'job-id': 'j', 'device': 'd', 'speed': 65536}), ('device_del', {'id': 'v'}),
+                                 ('human-monitor-command', {'command-line': 'qemu-io z "sleep 300"'})],
+                        '-blockdev', 'null-co,node-name=z', '-drive', f'if=none,id=d,file={images}/top,format=qcow2', '-device', 'virtio-blk,id=v,drive=d')
+    events = [m['event'] for m in sent if isinstance(m, dict) and 'event' in m]
+    assert 'BLOCK_JOB_CANCELLED' in events and 'DEVICE_DELETED' in events, events
+    assert events.index('BLOCK_JOB_CANCELLED') < events.index('SHUTDOWN')
+
+
+def test_the_header_is_read_below_a_debugging_filter(images):
+    """To complete options of backing images, and without any error of the filter."""
+    img.create(images / 'base', '4M')
+    img.create(images / 'top', '4M', backing=images / 'base')
+    (images / 'conf').write_text('[inject-error]\nevent = "none"\niotype = "write"\n')
+    sent = emulator.qmp(images, [('query-named-block-nodes', {'flat': True})], '-drive',
+                        f'if=none,id=d,file=blkdebug:{images}/conf:{images}/top,format=qcow2,backing.node-name=below')
+    nodes = {n['node-name']: n for n in emulator.replies(sent)[0]['return']}
+    assert nodes['below']['file'] == f'{images}/base'
 
 
 # ---- blkverify ----
