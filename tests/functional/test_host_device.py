@@ -277,3 +277,39 @@ def test_drives_of_the_emulator_know_devices(loop, tmp_path):
     drives = {b['device']: b['inserted'] for b in drives if b.get('inserted')}
     assert drives['d0']['drv'] == 'qcow2' and drives['d0']['file'] == image.name and drives['d1']['drv'] == 'raw'
     assert sorted(n['drv'] for n in nodes) == ['host_device', 'host_device', 'qcow2', 'raw']
+
+
+def test_journal_knows_devices(loop, daemon, images):
+    """After a crash the disk that a group has superseded is not written to."""
+    old, new = loop('old', 8 * MIB), loop('new', 8 * MIB)
+    qemu('qemu-img', 'create', '-f', 'qcow2', old.name, '4M')
+    qemu('qemu-img', 'create', '-f', 'qcow2', '-u', '-b', old.name, '-F', 'qcow2', new.name, '4M')
+    d = daemon('--snapshot-journal', str(images / 'journal'))
+    add(d, 'qcow2', old)
+    d.cmd('blockdev-snapshot-sync', {'node-name': 'disk', 'snapshot-file': new.name, 'snapshot-node-name': 'top', 'format': 'qcow2',
+                                     'mode': 'existing'})
+    d.kill()
+    d = daemon('--snapshot-journal', str(images / 'journal'))
+    error = d.qmp.error('blockdev-add', {'driver': 'qcow2', 'node-name': 'disk', 'file': host(old)})
+    assert error.startswith(f"Disk '{old.name}' was superseded by '{new.name}' in snapshot group ")
+    add(d, 'qcow2', new)
+    assert {n['file'] for n in d.cmd('query-named-block-nodes', flat=True)} == {old.name, new.name}
+
+
+def test_drive_jobs_onto_names_of_devices(d, loop, images):
+    mirror, backup = loop('mirror', 4 * MIB), loop('backup', 4 * MIB)
+    img.create(images / 'source', '4M', 'qcow2')
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'source', 'file': {'driver': 'file', 'filename': str(images / 'source')}})
+    client(d, 'source').pwrite(b's' * MIB, MIB)
+    want = bytes(MIB) + b's' * MIB + bytes(2 * MIB)
+    args = {'job-id': 'j', 'sync': 'full', 'mode': 'existing', 'format': 'raw'}
+    assert d.qmp.error('drive-mirror', {**args, 'device': 'source', 'target': mirror.name, 'mode': 'absolute-paths'}) == \
+        f"Protocol driver of '{mirror.name}' does not support image creation"
+    d.cmd('drive-backup', {**args, 'device': 'source', 'target': backup.name})
+    d.qmp.event('BLOCK_JOB_COMPLETED')
+    assert backup.path.read_bytes() == want
+    d.cmd('drive-mirror', {**args, 'device': 'source', 'target': mirror.name})
+    d.qmp.event('BLOCK_JOB_READY')
+    d.cmd('block-job-complete', {'device': 'j'})
+    d.qmp.event('BLOCK_JOB_COMPLETED')
+    assert mirror.path.read_bytes() == want
