@@ -52,6 +52,13 @@ static int coroutine_fn flush_driver(Node *n, Request *r)
     return ret;
 }
 
+/* All writes of the first `want` are durable.  A filter cannot tell: what was written below before it was put there belongs to its disk, too. */
+static bool is_flushed(const Node *n, uint64_t want)
+{
+    return !n->driver->is_filter &&
+           atomic_load_explicit(&((Node *)n)->flushed_gen, memory_order_acquire) >= want;
+}
+
 int coroutine_fn node_flush_self(Node *n, Request *r)
 {
     uint64_t want = atomic_load_explicit(&n->write_gen, memory_order_acquire);
@@ -64,7 +71,7 @@ int coroutine_fn node_flush_self(Node *n, Request *r)
     if (n->file) {
         edge_debug_event(n->file, r, 0, BLKDEBUG_EVENT_FLUSH_TO_OS);
     }
-    if (atomic_load_explicit(&n->flushed_gen, memory_order_acquire) >= want) {
+    if (is_flushed(n, want)) {
         return 0;
     }
     if (n->file) {
@@ -73,7 +80,7 @@ int coroutine_fn node_flush_self(Node *n, Request *r)
     co_mutex_lock(&n->flush_lock);
     ret = atomic_load_explicit(&n->flush_error,
                                memory_order_relaxed); /* the one we waited for may have failed */
-    if (ret == 0 && atomic_load_explicit(&n->flushed_gen, memory_order_acquire) < want) {
+    if (ret == 0 && !is_flushed(n, want)) {
         now = atomic_load_explicit(&n->write_gen, memory_order_acquire);
         ret = flush_driver(n, r);
         if (ret == 0) {
@@ -84,14 +91,22 @@ int coroutine_fn node_flush_self(Node *n, Request *r)
     return ret;
 }
 
+/* The next layer of the chain that n is in, filters included. */
+static Edge *below(Node *n)
+{
+    return n->driver->is_filter ? n->file : atomic_load_explicit(&n->backing, memory_order_acquire);
+}
+
 static int coroutine_fn by_edge_flush(Edge *e, Request *r)
 {
     Node *top = edge_enter(e, r), *n = top;
+    unsigned flags = 0;
     Edge *b;
 
     node_stat_flush(top, r);
-    while ((b = atomic_load_explicit(&n->backing, memory_order_acquire))) {
-        n = edge_enter(b, r);
+    while ((b = below(n))) {
+        flags |= b->role == EDGE_COW ? REQ_BELOW_COW : 0;
+        n = edge_enter_flags(b, r, flags);
         if (atomic_load_explicit(&n->unflushed_old, memory_order_acquire)) {
             int ret = node_flush_self(n, r);
 
