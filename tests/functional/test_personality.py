@@ -311,6 +311,15 @@ def test_incoming(qmp, images):
     out = qmp([('cont',), ('blockdev-add', {'driver': 'null-co', 'node-name': 'x'}), ('query-named-block-nodes',), ('query-status',)],
               '-incoming', 'defer', '-drive', f'if=none,id=d,file={file},format=qcow2', '-device', 'virtio-blk,drive=d')
     assert [n['active'] for n in [r for r in out if 'return' in r][2]['return']] == [True] * 3
+    # Whoever sends the disk writes through an export; devices have their disks when it has gone.
+    sock = {'type': 'unix', 'data': {'path': str(images / 'nbd.sock')}}
+    out = qmp([('nbd-server-start', {'addr': sock}), ('nbd-server-add', {'device': 'd', 'writable': True}), ('stop',), ('cont',),
+               ('query-status',), ('nbd-server-stop',), ('cont',), ('query-status',)],
+              '-incoming', 'defer', '-drive', f'if=none,id=d,file={file},format=qcow2', '-device', 'virtio-blk,drive=d')
+    out = [r for r in out if 'event' not in r]
+    assert [r for r in out[:3] if 'error' in r] == []
+    assert out[3]['error']['desc'].startswith('Permission conflict') and out[4]['return']['status'] == 'inmigrate'
+    assert out[6] == {'return': {}} and out[7]['return']['status'] == 'running'
 
 
 # ---- snapshots by device ----
