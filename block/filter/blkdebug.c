@@ -129,6 +129,16 @@ static void blkdebug_child_perm(const Node *n, EdgeRole role, unsigned parent_pe
     *shared &= ~s->unshare;
 }
 
+/* Rules are those of one disk: it cannot become another's. */
+static bool coroutine_fn blkdebug_reopen_prepare(Node *n, Reopen *r, Error **errp)
+{
+    if (r->file->target != n->file->target) {
+        error_set(errp, ERROR_UNSUPPORTED, n->name, "reopen", "Cannot change the option 'image'");
+        return false;
+    }
+    return filter_reopen_prepare(n, r, errp);
+}
+
 /* "blkdebug:CONFIG:IMAGE" */
 static struct json_object *blkdebug_parse_name(const char *name, Error **errp)
 {
@@ -246,7 +256,7 @@ const BlockDriver driver_blkdebug = {
     .state_size = sizeof(BlkdebugState),
     .open = blkdebug_open,
     .close = blkdebug_close,
-    .reopen_prepare = filter_reopen_prepare,
+    .reopen_prepare = blkdebug_reopen_prepare,
     .reopen_switch = filter_reopen_switch,
     .reopen_end = filter_reopen_end,
     .child_perm = blkdebug_child_perm,

@@ -217,6 +217,23 @@ def test_permissions(d):
     d.cmd('blockdev-add', {'driver': 'blkdebug', 'node-name': 'other', 'image': 'f', 'take-child-perms': ['write', 'resize']})
 
 
+def test_reopening(d):
+    """The same options, no others; a pair that is compared is not reopened at all."""
+    for i in range(2):
+        d.cmd('blockdev-add', {**raw_file(d, f'disk{i}'), 'node-name': f'f{i}'})
+    o = {'driver': 'blkdebug', 'node-name': 'b', 'image': 'f0', 'inject-error': [{'event': 'none', 'once': True}]}
+    d.cmd('blockdev-add', o)
+    d.cmd('blockdev-reopen', {'options': [o]})
+    d.cmd('blockdev-reopen', {'options': [{**o, 'read-only': True}]})
+    assert d.qmp.error('blockdev-reopen', {'options': [{**o, 'image': 'f1'}]}) == "Cannot change the option 'image'"
+    assert d.qmp.error('blockdev-reopen', {'options': [{**o, 'align': 4096}]}) == "Cannot change the option 'align'"
+    assert 'inject-error' in d.qmp.error('blockdev-reopen', {'options': [{**o, 'inject-error': []}]})
+    d.cmd('blockdev-del', {'node-name': 'b'})
+    v = {'driver': 'blkverify', 'node-name': 'v', 'test': 'f0', 'raw': 'f1'}
+    d.cmd('blockdev-add', v)
+    assert d.qmp.error('blockdev-reopen', {'options': [v]}) == "Block format 'blkverify' used by node 'v' does not support reopening files"
+
+
 def test_bad_options_of_blkdebug(d):
     d.cmd('blockdev-add', {**raw_file(d, 'disk'), 'node-name': 'f'})
 
