@@ -77,7 +77,7 @@ static Target *coroutine_fn target_open(Backend *b, const char *name, Error **er
     } else {
         if (!n) {
             error_set(errp, ERROR_NOT_FOUND, name, "qemu-io",
-                      "Cannot find device='%s' nor node-name='%s'", name, name);
+                      "Cannot find device='' nor node-name='%s'", name);
             g_free(t);
             return NULL;
         }

@@ -222,7 +222,7 @@ def test_reopening(d):
     """The same options, no others; a pair that is compared is not reopened at all."""
     for i in range(2):
         d.cmd('blockdev-add', {**raw_file(d, f'disk{i}'), 'node-name': f'f{i}'})
-    o = {'driver': 'blkdebug', 'node-name': 'b', 'image': 'f0', 'inject-error': [{'event': 'none', 'once': True}]}
+    o = {'driver': 'blkdebug', 'node-name': 'b', 'image': 'f0', 'inject-error': [{'event': 'none', 'iotype': 'discard'}]}
     d.cmd('blockdev-add', o)
     d.cmd('blockdev-reopen', {'options': [o]})
     d.cmd('blockdev-reopen', {'options': [{**o, 'read-only': True}]})

@@ -64,7 +64,7 @@ def drive(images):
     ('device_del nosuch', "Error: Device 'nosuch' not found\n"),
     ('object_add nosuch,id=x', "Error: Parameter 'qom-type' does not accept value 'nosuch'\n"),
     ('object_del nosuch', "Error: object 'nosuch' not found\n"),
-    ('qemu-io nosuch "read 0 1"', "Error: Cannot find device='nosuch' nor node-name='nosuch'\n"),
+    ('qemu-io nosuch "read 0 1"', "Error: Cannot find device='' nor node-name='nosuch'\n"),
     ('qemu-io -d nosuch "read 0 1"', "Error: Device 'nosuch' not found\n"),
     ('', ''),
     ('   # a remark', ''),
