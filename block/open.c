@@ -12,6 +12,7 @@
  * Everything here: coroutines of the control thread.
  */
 #include "block/backend.h"
+#include "block/file.h"
 #include "block/graph.h"
 #include "node-internal.h"
 #include "qapi-types.h"
@@ -157,11 +158,18 @@ const BlockdevRef *options_file(const BlockdevOptions *o)
     }
 }
 
-/* options: with what is inherited; given: without. */
-static Node *coroutine_fn open_node(const BlockdevOptions *options, const BlockdevOptions *given,
-                                    unsigned flags, const void *reserver, Node *opened_by,
-                                    Node *opening_for, Error **errp)
+/* How a node is opened; options: with what is inherited; given: without. */
+typedef struct OpenHow {
+    const BlockdevOptions *options, *given;
+    unsigned flags; /* NodeOpenFlags */
+    const void *reserver;
+    Node *opened_by, *opening_for;
+    SnapshotFile *made;
+} OpenHow;
+
+static Node *coroutine_fn open_node(const OpenHow *how, Error **errp)
 {
+    const BlockdevOptions *options = how->options;
     const char *driver_name = qapi_enum_BlockdevDriver(options->driver);
     const BlockDriver *drv = driver_find(driver_name);
     g_autofree char *name = NULL;
@@ -172,25 +180,29 @@ static Node *coroutine_fn open_node(const BlockdevOptions *options, const Blockd
         error_set(errp, ERROR_UNSUPPORTED, driver_name, "open", "Unknown driver '%s'", driver_name);
         return NULL;
     }
-    name = take_name(options, reserver, &token, errp);
+    name = take_name(options, how->reserver, &token, errp);
     if (!name) {
         return NULL;
     }
     n = node_alloc(drv, name);
     n->auto_name = !options->node_name;
     n->options = qapi_copy_BlockdevOptions(options);
-    n->given = qapi_copy_BlockdevOptions(given);
-    n->opened_by = opened_by;
-    n->hidden = flags & NODE_OPEN_HIDDEN;
-    n->opening_for = opening_for;
-    n->backing_overridden = flags & NODE_OPEN_NO_BACKING;
-    if (!apply_options(n, n->options, flags, errp) || !drv->open(n, n->options, errp)) {
+    n->given = qapi_copy_BlockdevOptions(how->given);
+    n->opened_by = how->opened_by;
+    n->hidden = how->flags & NODE_OPEN_HIDDEN;
+    n->opening_for = how->opening_for;
+    n->made = how->made;
+    n->backing_overridden = how->flags & NODE_OPEN_NO_BACKING;
+    n->new_image = how->flags & NODE_OPEN_NEW_IMAGE;
+    if (!apply_options(n, n->options, how->flags, errp) || !drv->open(n, n->options, errp)) {
         node_name_release(name, &token);
         node_discard(n);
         return NULL;
     }
     node_set_filename(n);
     n->opening_for = NULL;
+    n->made = NULL;
+    n->new_image = false;
     node_name_release(name, &token);
     node_register(n);
     return n;
@@ -199,7 +211,17 @@ static Node *coroutine_fn open_node(const BlockdevOptions *options, const Blockd
 Node *coroutine_fn node_open(const BlockdevOptions *options, unsigned flags, const void *reserver,
                              Error **errp)
 {
-    return open_node(options, options, flags, reserver, NULL, NULL, errp);
+    OpenHow how = {.options = options, .given = options, .flags = flags, .reserver = reserver};
+
+    return open_node(&how, errp);
+}
+
+Node *coroutine_fn node_open_made(const BlockdevOptions *options, unsigned flags,
+                                  SnapshotFile *made, Error **errp)
+{
+    OpenHow how = {.options = options, .given = options, .flags = flags, .made = made};
+
+    return open_node(&how, errp);
 }
 
 void node_show(Node *n)
@@ -313,10 +335,7 @@ static Node *coroutine_fn find_child(Node *n, const char *name, Error **errp)
 }
 
 typedef struct OpenTask {
-    const BlockdevOptions *options, *given;
-    unsigned flags;
-    Node *opened_by;
-    Node *opening_for;
+    OpenHow how;
     Node *node;
     Error **errp;
     CoGroup done;
@@ -326,8 +345,7 @@ static void coroutine_fn open_task(void *opaque)
 {
     OpenTask *t = opaque;
 
-    t->node =
-        open_node(t->options, t->given, t->flags, NULL, t->opened_by, t->opening_for, t->errp);
+    t->node = open_node(&t->how, t->errp);
     co_group_done(&t->done);
 }
 
@@ -338,11 +356,11 @@ static Node *coroutine_fn open_below(Node *n, const BlockdevOptions *given, Edge
     g_autoptr(BlockdevOptions) options = qapi_copy_BlockdevOptions(given);
     NodeFlags flags = node_flags(n);
     OpenTask t = {
-        .options = options,
-        .given = given,
-        .opened_by = n,
-        .flags = n->hidden ? NODE_OPEN_HIDDEN : 0,
-        .opening_for = role == EDGE_COW ? n : NULL,
+        .how = {.options = options,
+                .given = given,
+                .opened_by = n,
+                .flags = n->hidden ? NODE_OPEN_HIDDEN : 0,
+                .opening_for = role == EDGE_COW ? n : NULL},
         .errp = errp,
     };
 

@@ -30,7 +30,10 @@ struct SnapshotFile {
     SnapshotFileAnnounce *announce; /* NULL: nobody wants to know */
     void *announce_opaque;
     const NewImage *image; /* until prepare ends; NULL: the file stays empty */
-    char *found;           /* absolute path of `place`, for snapshot_file_info() */
+    bool lend;             /* wanted */
+    bool lendable;         /* fd has lent.locks, and lent.size bytes are in the file */
+    FileLent lent;
+    char *found; /* absolute path of `place`, for snapshot_file_info() */
     State state;
     SnapshotFileHow how;
     FilePlace place;
@@ -43,6 +46,10 @@ struct SnapshotFile {
 };
 
 const FileLocks file_create_locks = {.used = PERM_WRITE | PERM_RESIZE, .unshared = PERM_RESIZE};
+
+/* What a format that writes takes of its file: the node has nothing to add. */
+static const FileLocks lent_locks = {.used = PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
+                                     .unshared = PERM_WRITE | PERM_RESIZE};
 
 SnapshotFile *snapshot_file_new(const char *path)
 {
@@ -396,11 +403,40 @@ static int use_existing(SnapshotFile *f, Error **errp)
     return -1;
 }
 
+static bool refuse_image(int err, const SnapshotFile *f, Error **errp)
+{
+    error_set_errno(errp, err, f->path, "create", "Could not write the new image");
+    return false;
+}
+
+static bool fill_and_lend(SnapshotFile *f, Error **errp)
+{
+    bool locking = file_lock_supported(f->fd);
+    int ret;
+
+    if (locking && !file_lock_get(f->fd, f->path, lent_locks, errp)) {
+        return false;
+    }
+    ret = file_fill(f->fd, f->image);
+    if (ret < 0) {
+        return refuse_image(-ret, f, errp);
+    }
+    f->lent = (FileLent){.fd = -1, .size = f->image->size, .locking = locking};
+    if (locking) {
+        f->lent.locks = lent_locks;
+    }
+    f->lendable = true;
+    return true;
+}
+
 /* What others would take for an image of theirs that is being made; so the lock is held.  A file that was filled in place has it. */
 static bool write_image(SnapshotFile *f, Error **errp)
 {
     int ret;
 
+    if (f->how == FILE_CREATED && f->lend) {
+        return fill_and_lend(f, errp);
+    }
     if (f->how != FILE_FILLED && !lock_for_create(f, f->fd, errp)) {
         return false;
     }
@@ -408,16 +444,33 @@ static bool write_image(SnapshotFile *f, Error **errp)
     if (f->how != FILE_FILLED) {
         unlock(f, f->fd);
     }
-    if (ret < 0) {
-        error_set_errno(errp, -ret, f->path, "create", "Could not write the new image");
-    }
-    return ret == 0;
+    return ret == 0 || refuse_image(-ret, f, errp);
 }
 
 void snapshot_file_set_image(SnapshotFile *f, const NewImage *image)
 {
     g_assert(f->state == NEW);
     f->image = image;
+}
+
+void snapshot_file_set_lend(SnapshotFile *f)
+{
+    g_assert(f->state == NEW);
+    f->lend = true;
+}
+
+bool snapshot_file_lend(SnapshotFile *f, FileLent *ret)
+{
+    if (!f->lendable) {
+        return false;
+    }
+    f->lendable = false;
+    *ret = f->lent;
+    ret->fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
+    if (ret->fd < 0) {
+        ret->fd = -errno;
+    }
+    return true;
 }
 
 bool snapshot_file_prepare(SnapshotFile *f, Error **errp)

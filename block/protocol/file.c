@@ -12,6 +12,7 @@
  * drop-cache, x-check-cache-dropped: have a meaning only for migration between hosts
  */
 #include "block/file.h"
+#include "file-create-internal.h"
 #include "file-internal.h"
 #include "file-open.h"
 #include "qapi-types.h"
@@ -120,6 +121,32 @@ static int open_on_worker(void *opaque)
     return -1;
 }
 
+/* A file that was made for this node comes with its descriptor and locks.  False: it is to be opened like any other. */
+static bool take_lent(OpenJob *j, bool *ret_ok)
+{
+    Node *n = j->node;
+    FileState *s = n->state;
+    FileLent lent;
+
+    if (!n->made || j->read_only || n->auto_read_only || n->cache_direct ||
+        j->locking == ON_OFF_AUTO_OFF || !snapshot_file_lend(n->made, &lent)) {
+        return false;
+    }
+    if (lent.fd < 0) {
+        *ret_ok = open_failed(j, lent.fd, true);
+        return true;
+    }
+    s->fd = lent.fd;
+    s->writable = true;
+    s->locking = lent.locking;
+    s->held = lent.locks;
+    s->sector = 1;
+    j->size = (int64_t)lent.size;
+    j->limits = file_limits(n, lent.fd, false);
+    *ret_ok = true;
+    return true;
+}
+
 static bool check_options(const Node *n, const BlockdevOptionsFile *o, Error **errp)
 {
     if (!o->filename || o->filename[0] == '\0') {
@@ -146,6 +173,7 @@ static bool coroutine_fn file_open(Node *n, const BlockdevOptions *options, Erro
         .locking = o->has_locking ? o->locking : ON_OFF_AUTO_AUTO,
         .errp = errp,
     };
+    bool ok;
 
     s->device = n->driver->is_device;
     s->fd = s->next_fd = s->old_dup = s->ro_fd = s->ro_dup = -1;
@@ -153,7 +181,10 @@ static bool coroutine_fn file_open(Node *n, const BlockdevOptions *options, Erro
         return false;
     }
     n->filename = g_strdup(o->filename);
-    if (worker_run(WORKERS_CONTROL, open_on_worker, &j) < 0) {
+    if (!take_lent(&j, &ok)) {
+        ok = worker_run(WORKERS_CONTROL, open_on_worker, &j) == 0;
+    }
+    if (!ok) {
         return false;
     }
     pthread_mutex_init(&s->status_lock, NULL);

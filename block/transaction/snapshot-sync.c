@@ -157,6 +157,20 @@ static BlockdevOptions *overlay_options(const SnapshotSyncAction *sa, const Node
     return options;
 }
 
+/* Can the file be lent to its node?  Its options are like's. */
+static bool will_lend(const Node *like)
+{
+    const Node *file = like;
+
+    while (file->file) {
+        file = file->file->target;
+    }
+    return !node_is_read_only(like) && !atomic_load(&((Node *)like)->inactive) &&
+           !like->cache_direct &&
+           !(file->options->driver == BLOCKDEV_DRIVER_FILE && file->options->u.file.has_locking &&
+             file->options->u.file.locking != ON_OFF_AUTO_AUTO);
+}
+
 /* What the new image shall be.  *ret_backing is what spec refers to; freed by the caller. */
 static CreateSpec create_spec(const SnapshotSyncAction *sa, char **ret_backing)
 {
@@ -173,6 +187,7 @@ static CreateSpec create_spec(const SnapshotSyncAction *sa, char **ret_backing)
         spec.backing_format = maker->format;
     }
     spec.backing_file = *ret_backing;
+    spec.written_at_once = will_lend(model_of(old));
     spec.group_uuid = journal_active() ? sa->base.t->group->uuid : NULL;
     return spec;
 }
@@ -222,7 +237,7 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, Error **errp)
     if (!fo) {
         return false;
     }
-    file = node_open(fo, NODE_OPEN_HIDDEN, NULL, errp);
+    file = node_open_made(fo, NODE_OPEN_HIDDEN, sa->created, errp);
     if (!file) {
         return false;
     }
@@ -230,7 +245,9 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, Error **errp)
     if (!oo) {
         return false;
     }
-    sa->overlay = node_open(oo, NODE_OPEN_HIDDEN | NODE_OPEN_NO_BACKING, sa->base.t, errp);
+    sa->overlay = node_open(
+        oo, NODE_OPEN_HIDDEN | NODE_OPEN_NO_BACKING | (sa->created ? NODE_OPEN_NEW_IMAGE : 0),
+        sa->base.t, errp);
     if (!sa->overlay) {
         return false;
     }
@@ -304,6 +321,9 @@ static bool coroutine_fn make_file(SnapshotSyncAction *sa, const BlockDriver *dr
     }
     sa->created = snapshot_file_new(sa->file);
     snapshot_file_set_image(sa->created, &image);
+    if (spec.written_at_once) {
+        snapshot_file_set_lend(sa->created);
+    }
     if (journal_active()) {
         snapshot_file_set_announce(sa->created, announce, sa);
     }
@@ -367,7 +387,7 @@ static void coroutine_fn settled(Action *a)
 
     snapshot_settled(&sa->s, a);
     if (sa->created) {
-        snapshot_file_end(snapshot_file_commit, sa->created);
+        g_ptr_array_add(a->t->kept_files, sa->created);
     }
 }
 

@@ -26,7 +26,9 @@
 #include "action.h"
 #include "journal-internal.h"
 #include "qapi-events.h"
+#include "block/file.h"
 #include "util/log.h"
+#include "util/worker.h"
 
 static GPtrArray *under_way; /* Transaction *, oldest first: from began to ended */
 
@@ -37,6 +39,7 @@ Transaction *transaction_new(void)
     t->actions = g_ptr_array_new();
     t->nodes = g_ptr_array_new();
     t->names = g_ptr_array_new_with_free_func(g_free);
+    t->kept_files = g_ptr_array_new();
     t->settle_timeout_ns = TRANSACTION_SETTLE_TIMEOUT_NS;
     return t;
 }
@@ -55,6 +58,7 @@ static void transaction_destroy(Transaction *t)
     }
     g_ptr_array_free(t->nodes, true);
     g_ptr_array_free(t->names, true);
+    g_ptr_array_free(t->kept_files, true);
     change_free(t->change);
     if (!t->group_registered) {
         group_free(t->group);
@@ -387,6 +391,17 @@ static void finish_group(Transaction *t)
     }
 }
 
+/* On a worker: all at once, since a thread for each would have to be woken. */
+static int commit_files(void *opaque)
+{
+    const GPtrArray *files = opaque;
+
+    for (guint i = 0; i < files->len; i++) {
+        snapshot_file_commit(g_ptr_array_index(files, i));
+    }
+    return 0;
+}
+
 static void coroutine_fn settle(void *opaque)
 {
     Settle *s = opaque;
@@ -407,6 +422,9 @@ static void coroutine_fn settle(void *opaque)
         }
     }
     for_all(t, steps, settled_one, G_STRUCT_OFFSET(ActionOps, settled));
+    if (t->kept_files->len > 0) {
+        worker_run(WORKERS_CONTROL, commit_files, t->kept_files);
+    }
     change_fold(t->change);
     t->settled = clock_ns();
     finish_group(t);

@@ -61,6 +61,7 @@ typedef struct CreateSpec {
     bool extended_l2;           /* clusters with subclusters */
     struct Edge *data_file;     /* where its data will be; NULL: in the file itself */
     const char *data_file_name; /* for its header */
+    bool written_at_once;       /* lay_out: the file gets room for data behind the image */
     bool data_file_raw; /* it reads the same as the disk, and what it has becomes the disk's */
     /* Called between the pieces of long work, in the coroutine that creates; false: stop, it is not wanted any more.  NULL: it always is. */
     bool coroutine_fn (*go_on)(void *opaque);

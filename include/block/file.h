@@ -35,7 +35,8 @@
  * The file under the name is *not* locked when prepare returns, since the locks that keep other
  * processes out would keep the caller's own node out too: that node's locks protect it.  Should
  * another process get in between, the caller's node cannot be opened, and undo takes back what is
- * still ours and empty of others' use.
+ * still ours and empty of others' use.  Or the node is lent the descriptor with its locks
+ * (snapshot_file_set_lend()): then nobody gets in between, and opening it does not touch storage.
  *
  * Undo and commit touch a name only if it still leads to the very file (device and inode, held open
  * so that the number is not used again) that it led to when prepare ended; what somebody else has
@@ -91,6 +92,10 @@ void snapshot_file_set_announce(SnapshotFile *f, SnapshotFileAnnounce *fn, void 
 
 /* image: lives until prepare returns. */
 void snapshot_file_set_image(SnapshotFile *f, const NewImage *image);
+
+/* Before prepare: if it creates the file, it shall keep it locked as a format that writes to it needs, for a `file` node without
+ * cache.direct that can write and is opened by node_open_made() next. */
+void snapshot_file_set_lend(SnapshotFile *f);
 
 /* Whether snapshot_file_prepare() would find something in the way; does nothing.  Its errors. */
 bool snapshot_file_check(SnapshotFile *f, Error **errp);

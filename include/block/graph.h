@@ -18,12 +18,16 @@ typedef enum NodeOpenFlags {
     NODE_OPEN_HIDDEN = 1 << 0,     /* N3; node_show() ends it */
     NODE_OPEN_NO_BACKING = 1 << 1, /* formats: open without the backing that the header names */
     NODE_OPEN_READ_ONLY = 1 << 2,  /* default for read-only when the options do not say */
+    NODE_OPEN_NEW_IMAGE = 1 << 3,  /* formats: Node.new_image */
 } NodeOpenFlags;
 
 /* Opens a node and what is below it.  Options are those of blockdev-add; missing node-names are generated ("#block…").
  * `reserver`: whoever reserved the node name, or NULL.  The caller owns one reference. */
 Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned flags,
                              const void *reserver, Error **errp);
+/* A protocol node `file` on a file that was just made, and is kept locked for it if it was lent (snapshot_file_set_lend()). */
+Node *coroutine_fn node_open_made(const struct BlockdevOptions *options, unsigned flags,
+                                  struct SnapshotFile *made, Error **errp);
 /* The format of what a protocol node with these options has; it is opened for that, for reading.  NULL: it cannot be read. */
 const BlockDriver *coroutine_fn node_probe_format(const struct BlockdevOptions *file, Error **errp);
 void node_show(Node *n);

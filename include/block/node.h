@@ -188,6 +188,10 @@ struct Node {
     Node *opened_by;               /* the node whose options define this one in place; NULL: none */
     struct Reopen *reopening;      /* while it is reopened: what it will be (reopen.h) */
     Node *opening_for;             /* while it opens: the node whose backing it will be */
+    struct SnapshotFile
+        *made; /* while it opens: its file, which a snapshot has just made (file.h); NULL: any */
+    bool
+        new_image; /* formats: the file has what lay_out made, with room behind it, and nothing else */
     char *filename; /* plain name, see filename.c; "json:{…}" where there is none */
     /* The header's name by which the backing was opened (NULL: it was not), and what the node was called. */
     char *header_backing, *header_backing_shown;

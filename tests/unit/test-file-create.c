@@ -4,6 +4,7 @@
  * trace (T3), and that nothing of anybody else is touched.
  */
 #include "block/file.h"
+#include "block/protocol/file-create-internal.h"
 #include "block/protocol/file-lock.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -643,6 +644,46 @@ static void test_failures(void)
 
 /* ---- others at work ---- */
 
+/* A file that will be lent is locked from before it is written until the taker gives up; another one is not. */
+static void test_lent(void)
+{
+    const FileLocks reader = {PERM_CONSISTENT_READ, PERM_WRITE};
+    g_auto(NewImage) image = {0};
+    int fds = open_descriptors();
+
+    new_image_init(&image);
+    image.size = 4096;
+    new_image_add(&image, 0, g_strdup("image"), 5);
+    for (int lend = 0; lend < 2; lend++) {
+        g_autoptr(SnapshotFile) f = snapshot_file_new(path);
+        g_autoptr(Error) err = NULL, busy = NULL;
+        FileLent lent;
+        int fd;
+
+        snapshot_file_set_image(f, &image);
+        if (lend) {
+            snapshot_file_set_lend(f);
+        }
+        g_assert_true(snapshot_file_prepare(f, &err));
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        g_assert_cmpint(file_lock_check(fd, path, reader, &busy), ==, !lend);
+        g_assert_cmpint(snapshot_file_lend(f, &lent), ==, lend);
+        if (lend) {
+            g_assert_cmpuint(lent.size, ==, 4096);
+            g_assert_true(lent.locking);
+            g_assert_false(snapshot_file_lend(f, &lent)); /* once */
+            file_lock_drop(lent.fd, path, lent.locks);
+            close(lent.fd);
+            error_free(g_steal_pointer(&busy));
+            g_assert_true(file_lock_check(fd, path, reader, &busy));
+        }
+        close(fd);
+        snapshot_file_undo(f);
+        g_assert_cmpuint(names_in_dir(), ==, 0);
+    }
+    g_assert_cmpint(open_descriptors(), ==, fds);
+}
+
 static void test_replaced_by_another(void)
 {
     g_autofree char *other = g_build_filename(dir, "other", NULL), *aside = NULL;
@@ -751,6 +792,7 @@ int main(int argc, char **argv)
     g_test_add_func("/file-create/locked", test_locked);
     g_test_add_func("/file-create/permissions", test_permissions);
     g_test_add_func("/file-create/failures", test_failures);
+    g_test_add_func("/file-create/lent", test_lent);
     g_test_add_func("/file-create/replaced-by-another", test_replaced_by_another);
     g_test_add_func("/file-create/removed-by-another", test_removed_by_another);
     g_test_add_func("/file-create/aside-gone", test_aside_gone);

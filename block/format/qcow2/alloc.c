@@ -18,7 +18,6 @@
 #include "util/log.h"
 #include <inttypes.h>
 
-#define RUN_BYTES (UINT64_C(16) << 20)
 /* Where storage itself grows ahead of need. */
 #define RUN_BYTES_AHEAD (UINT64_C(1) << 20)
 
@@ -26,7 +25,7 @@ static uint64_t run_limit(Qcow2 *q, Request *r)
 {
     bool ahead = edge_enter(q->file, r)->driver->grows_ahead;
 
-    return MAX((ahead ? RUN_BYTES_AHEAD : RUN_BYTES) >> q->cluster_bits, 1);
+    return MAX((ahead ? RUN_BYTES_AHEAD : QCOW2_RUN_BYTES) >> q->cluster_bits, 1);
 }
 
 int coroutine_fn file_grow(Qcow2 *q, Request *r, uint64_t bytes)
@@ -232,7 +231,8 @@ static int coroutine_fn refill_tail(Qcow2 *q, Request *r)
         return ret;
     }
     q->tail = end;
-    set_run(q, b, start, end, start << q->cluster_bits >= size && edge_grows_zero(q->file, r));
+    set_run(q, b, start, end,
+            q->tail_fresh || (start << q->cluster_bits >= size && edge_grows_zero(q->file, r)));
     return 0;
 }
 

@@ -407,6 +407,20 @@ static uint64_t whole_sectors(uint64_t size)
     return size > BLOCK_MAX_SIZE ? size : (size + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
 }
 
+void qcow2_new_image_opened(Qcow2 *q)
+{
+    const Qcow2Header *h = &q->header;
+
+    if (h->l1_size == 0) {
+        return;
+    }
+    /* The L1 table is the last thing in it; nobody has written to what is behind. */
+    q->tail = div_up(h->l1_offset.v + (uint64_t)h->l1_size * 8, q->cluster_size);
+    q->tail_fresh = true;
+    q->grown = true;
+    q->grown_from = q->tail << q->cluster_bits;
+}
+
 bool qcow2_lay_out(const CreateSpec *spec, NewImage *ret, Error **errp)
 {
     uint64_t size = whole_sectors(spec->size);
@@ -421,6 +435,9 @@ bool qcow2_lay_out(const CreateSpec *spec, NewImage *ret, Error **errp)
     }
     new_image_init(ret);
     ret->size = l.clusters << l.cluster_bits;
+    if (spec->written_at_once && l.l1_entries > 0) {
+        ret->size += MAX(QCOW2_RUN_BYTES, UINT64_C(1) << l.cluster_bits);
+    }
     len = (l.blocks * 8 + SECTOR - 1) & ~(size_t)(SECTOR - 1);
     piece = g_malloc0(len);
     fill_table(piece, l.blocks, &l, 1, block_cluster(&l), 0);

@@ -236,6 +236,9 @@ static bool coroutine_fn qcow2_open(Node *n, const BlockdevOptions *options, Err
     ok = qcow2_load(q, &r, options, writable, errp) && data_file_open(q, options, errp) &&
          (!writable || qcow2_clear_autoclear(q, &r, errp));
     request_end(&r);
+    if (ok && writable && n->new_image) {
+        qcow2_new_image_opened(q);
+    }
     if (ok) {
         atomic_store(&n->size, q->header.size);
         qcow2_set_limits(n, q);

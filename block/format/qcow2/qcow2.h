@@ -183,6 +183,7 @@ typedef struct Qcow2 {
     RefBlock *run_block;
     uint64_t run_next, run_end; /* the run, inside run_block */
     bool run_fresh;
+    bool tail_fresh; /* all from tail on was never written to: the image is new */
     HostOffset
         pack_next; /* where compressed data goes next; under pack_lock too, but for its end; 0: nowhere */
     bool l1_moved;      /* the header does not name its place and size yet */
@@ -581,6 +582,8 @@ int coroutine_fn data_file_wipe(Qcow2 *q, Request *r, uint64_t start, uint64_t e
                                 bool unmap);
 
 bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp);
+/* Of a node with new_image, when it has been loaded for writing: the room behind the image is free, and fresh. */
+void qcow2_new_image_opened(Qcow2 *q);
 bool qcow2_lay_out(const CreateSpec *spec, NewImage *ret, Error **errp);
 bool qcow2_facts(Node *n, ImageFacts *ret_facts, Error **errp);
 bool qcow2_options(Node *n, const struct BlockdevOptions *options, bool discard_unmap,

@@ -33,7 +33,8 @@
 #define QCOW2_MAX_REFT_BYTES  (UINT64_C(8) << 20)
 #define QCOW2_MAX_SNAPSHOTS   65536u
 #define QCOW2_MAX_SNAP_BYTES  (UINT64_C(1024) * QCOW2_MAX_SNAPSHOTS)
-#define QCOW2_MAX_HOST_OFFSET (UINT64_C(1) << 56) /* tables and clusters lie below */
+#define QCOW2_RUN_BYTES       (UINT64_C(16) << 20) /* by so much a file grows at once */
+#define QCOW2_MAX_HOST_OFFSET (UINT64_C(1) << 56)  /* tables and clusters lie below */
 
 /* Byte offsets of header fields. */
 enum {
