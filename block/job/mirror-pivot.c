@@ -133,6 +133,9 @@ static bool coroutine_fn try_pivot(MirrorJob *m, bool move, Error **errp)
     change_hold(change, deadline);
     done = catch_up(m, begun);
     if (done && move) {
+        /* Should the hold expire, guests' writes are not carried through until the record is taken back: a target that was written to is, after a
+         * crash, the disk. */
+        atomic_store(&m->suspended, true);
         done =
             chain_pivot_begin(m->replaced, m->target, begun, &recorded, errp) && change_cut(change);
     }
