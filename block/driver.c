@@ -59,7 +59,15 @@ const BlockDriver *driver_of_protocol(const char *protocol)
     return NULL;
 }
 
-const BlockDriver *driver_probe(const uint8_t *buf, size_t len)
+/* A LUKS volume, version 1 (LUKS On-Disk Format, "Partition header"): magic and version. */
+static bool is_luks(const uint8_t *buf, size_t len)
+{
+    static const uint8_t magic[] = {'L', 'U', 'K', 'S', 0xba, 0xbe, 0, 1};
+
+    return len >= sizeof(magic) && memcmp(buf, magic, sizeof(magic)) == 0;
+}
+
+const BlockDriver *driver_probe(const uint8_t *buf, size_t len, Error **errp)
 {
     for (guint i = 0; drivers && i < drivers->len; i++) {
         const BlockDriver *d = g_ptr_array_index(drivers, i);
@@ -67,6 +75,12 @@ const BlockDriver *driver_probe(const uint8_t *buf, size_t len)
         if (d->probe && d->probe(buf, len)) {
             return d;
         }
+    }
+    if (is_luks(buf, len)) {
+        error_set(errp, ERROR_UNSUPPORTED, NULL, "open",
+                  "Image is encrypted with LUKS, which is not supported; only the format 'raw' "
+                  "gives its encrypted bytes");
+        return NULL;
     }
     return &driver_raw;
 }

@@ -451,18 +451,22 @@ const BlockDriver *coroutine_fn node_probe_format(const BlockdevOptions *file, E
                         "Could not read image for determining its format");
         return NULL;
     }
-    return driver_probe(buf, len);
+    return driver_probe(buf, len, errp);
 }
 
-/* The format of a backing file whose header entry does not say it. */
+/* The format of a backing file whose header entry does not say it.  NULL: one that is not supported. */
 static const char *coroutine_fn probe_format(const Node *n, const char *name,
-                                             struct json_object *file)
+                                             struct json_object *file, Error **errp)
 {
     g_autoptr(BlockdevOptions) o = NULL;
     g_autoptr(Error) err = NULL;
     const BlockDriver *drv =
         qapi_parse_BlockdevOptions(file, &o, &err) ? node_probe_format(o, &err) : NULL;
 
+    if (!drv && err->kind == ERROR_UNSUPPORTED) {
+        error_move(errp, &err);
+        return NULL;
+    }
     if (!drv) {
         return "raw"; /* opening it will say what is wrong */
     }
@@ -492,7 +496,10 @@ static BlockdevOptions *coroutine_fn header_options(Node *n, const char *file, c
             return NULL;
         }
         if (!format) {
-            format = probe_format(n, name, o);
+            format = probe_format(n, name, o, errp);
+        }
+        if (!format) {
+            return NULL;
         }
         f = o;
         o = json_object_new_object();

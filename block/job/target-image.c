@@ -111,7 +111,7 @@ static const BlockDriver *coroutine_fn probe(Node *file, Error **errp)
                         "Could not read image for determining its format");
         return NULL;
     }
-    return driver_probe(buf, len);
+    return driver_probe(buf, len, errp);
 }
 
 static bool is_raw(const BlockDriver *drv)

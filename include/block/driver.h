@@ -252,8 +252,9 @@ const BlockDriver *driver_find(const char *name);
 GPtrArray *driver_names(void);
 /* The driver of names that begin with `protocol` and a colon; NULL: there is none. */
 const BlockDriver *driver_of_protocol(const char *protocol);
-/* The format a file's beginning shows; raw if none other does.  buf: at least 512 bytes or the whole file. */
-const BlockDriver *driver_probe(const uint8_t *buf, size_t len);
+/* The format a file's beginning shows; raw if none other does.  buf: at least 512 bytes or the whole file.  NULL with *errp
+ * (ERROR_UNSUPPORTED): it is a LUKS volume, whose encrypted bytes must not pass for a guest's disk unasked. */
+const BlockDriver *driver_probe(const uint8_t *buf, size_t len, Error **errp);
 
 /* For open(): opens or looks up the child that `ref` names, with options inherited from n as the role demands, and attaches it
  * with the permissions that child_perm() says.  name: "file", "backing".  Sets n->file or n->backing. */

@@ -28,7 +28,8 @@ Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned fla
 /* A protocol node `file` on a file that was just made, and is kept locked for it if it was lent (snapshot_file_set_lend()). */
 Node *coroutine_fn node_open_made(const struct BlockdevOptions *options, unsigned flags,
                                   struct SnapshotFile *made, Error **errp);
-/* The format of what a protocol node with these options has; it is opened for that, for reading.  NULL: it cannot be read. */
+/* The format of what a protocol node with these options has; it is opened for that, for reading.  NULL: it cannot be
+ * read, or the format is known and unsupported (driver_probe()). */
 const BlockDriver *coroutine_fn node_probe_format(const struct BlockdevOptions *file, Error **errp);
 void node_show(Node *n);
 /* The option that says where a format or filter stores; NULL: the driver has none. */

@@ -155,7 +155,11 @@ static const char *coroutine_fn probe(struct json_object *file, bool warn, Error
         error_set_errno(errp, -ret, b->filename, "open", "Could not open '%s'", b->filename);
         return NULL;
     }
-    drv = driver_probe(b->buf, b->len);
+    drv = driver_probe(b->buf, b->len, errp);
+    if (!drv) {
+        error_prefix(errp, "Could not open '%s': ", b->filename);
+        return NULL;
+    }
     if (warn && drv == &driver_raw) {
         fprintf(stderr,
                 "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"

@@ -63,6 +63,45 @@ def test_backing_file_is_gone(d, images):
     assert add(d, b) == f"Could not open backing file: Could not open '{a}': No such file or directory"
 
 
+LUKS = "Image is encrypted with LUKS, which is not supported; only the format 'raw' gives its encrypted bytes"
+
+
+def write_luks(path, version=1):
+    """The beginning of a LUKS volume: what probing looks at."""
+    path.write_bytes(b'LUKS\xba\xbe' + version.to_bytes(2, 'big') + b'aes'.ljust(32, b'\0') + bytes(1 << 20))
+    return path
+
+
+def without_format(path, base):
+    """An overlay whose header does not say its backing file's format: the extension becomes one that nobody knows."""
+    img.create(path, backing=base, backing_fmt='raw')
+    data = path.read_bytes()
+    assert data.count(b'\xe2\x79\x2a\xca') == 1
+    path.write_bytes(data.replace(b'\xe2\x79\x2a\xca', b'\x11' * 4))
+    return path
+
+
+def test_encrypted_backing_is_not_guessed_raw(d, images):
+    base = write_luks(images / 'luks')
+    overlay = without_format(images / 'a.qcow2', base)
+    assert add(d, overlay) == f'Could not open backing file: {LUKS}'
+    # Asked for by name, the encrypted bytes are a disk; version 2 is nothing that probing knows, as with QEMU.
+    d.cmd('blockdev-add', {'driver': 'raw', 'node-name': 'bytes', 'file': {'driver': 'file', 'filename': str(base)}})
+    d.cmd('blockdev-del', {'node-name': 'bytes'})
+    write_luks(base, version=2)
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'x', 'file': {'driver': 'file', 'filename': str(overlay)}})
+
+
+def test_encrypted_target_is_not_guessed_raw(d, images):
+    target = write_luks(images / 'luks')
+    before = target.read_bytes()
+    d.cmd('blockdev-add', {'driver': 'null-co', 'node-name': 'source', 'size': len(before)})
+    error = d.qmp.error('drive-mirror', {'job-id': 'j', 'device': 'source', 'target': str(target), 'sync': 'full', 'mode': 'existing'})
+    assert error == LUKS
+    assert d.cmd('query-jobs') == []
+    assert target.read_bytes() == before
+
+
 def test_locked_by_qemu_io(d, images):
     path = img.create(images / 'a.qcow2')
     with subprocess.Popen(['qemu-io', '-f', 'qcow2', path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:

@@ -103,6 +103,15 @@ def test_refused(run, args, text):
     assert done.stderr.splitlines()[-1] == text
 
 
+def test_encrypted_drive_is_not_guessed_raw(images, run, qmp):
+    luks = images / 'luks'
+    luks.write_bytes(b'LUKS\xba\xbe\0\1' + bytes(1 << 20))
+    done = run('-drive', f'file={luks},if=none')
+    assert done.returncode == 1
+    assert f"Could not open '{luks}': Image is encrypted with LUKS, which is not supported" in done.stderr.splitlines()[-1]
+    assert qmp([('query-block',)], '-drive', f'file={luks},if=none,format=raw')[0]['return'][0]['inserted']['drv'] == 'raw'
+
+
 def test_bytes_that_are_no_text(images):
     argv = [emulator.program(images).encode(), b'-drive', b'file=\xff\xfe,if=none']
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
