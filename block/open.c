@@ -165,6 +165,7 @@ typedef struct OpenHow {
     const void *reserver;
     Node *opened_by, *opening_for;
     SnapshotFile *made;
+    const NewImage *image;
 } OpenHow;
 
 static Node *coroutine_fn open_node(const OpenHow *how, Error **errp)
@@ -193,7 +194,7 @@ static Node *coroutine_fn open_node(const OpenHow *how, Error **errp)
     n->opening_for = how->opening_for;
     n->made = how->made;
     n->backing_overridden = how->flags & NODE_OPEN_NO_BACKING;
-    n->new_image = how->flags & NODE_OPEN_NEW_IMAGE;
+    n->new_image = how->image;
     if (!apply_options(n, n->options, how->flags, errp) || !drv->open(n, n->options, errp)) {
         node_name_release(name, &token);
         node_discard(n);
@@ -202,7 +203,7 @@ static Node *coroutine_fn open_node(const OpenHow *how, Error **errp)
     node_set_filename(n);
     n->opening_for = NULL;
     n->made = NULL;
-    n->new_image = false;
+    n->new_image = NULL;
     node_name_release(name, &token);
     node_register(n);
     return n;
@@ -220,6 +221,15 @@ Node *coroutine_fn node_open_made(const BlockdevOptions *options, unsigned flags
                                   SnapshotFile *made, Error **errp)
 {
     OpenHow how = {.options = options, .given = options, .flags = flags, .made = made};
+
+    return open_node(&how, errp);
+}
+
+Node *coroutine_fn node_open_new_image(const BlockdevOptions *options, unsigned flags,
+                                       const void *reserver, const NewImage *image, Error **errp)
+{
+    OpenHow how = {
+        .options = options, .given = options, .flags = flags, .reserver = reserver, .image = image};
 
     return open_node(&how, errp);
 }

@@ -168,17 +168,6 @@ bool coroutine_fn snapshot_quiesce_end(SnapshotQuiesce *q, Error **errp)
     return q->ok;
 }
 
-void coroutine_fn snapshot_warm_up(Node *overlay)
-{
-    Request r;
-
-    if (overlay->driver->warm_up && !atomic_load(&overlay->read_only)) {
-        request_begin(&r, REQUEST_WRITE);
-        overlay->driver->warm_up(overlay, &r);
-        request_end(&r);
-    }
-}
-
 /* The parents that will move must get along with those the overlay has, and be able to write if they do. */
 static bool check_parents_fit(const Node *old, const Node *overlay, Error **errp)
 {

@@ -34,9 +34,6 @@ typedef struct SnapshotQuiesce {
 } SnapshotQuiesce;
 void coroutine_fn snapshot_quiesce_begin(SnapshotQuiesce *q, Snapshot *s);
 bool coroutine_fn snapshot_quiesce_end(SnapshotQuiesce *q, Error **errp);
-/* Prepare: the first writes after the cut shall not wait for more than their data.  For overlays that the transaction made: it may grow
- * their files. */
-void coroutine_fn snapshot_warm_up(Node *overlay);
 /* Link: checks the pair as it is now, attaches the backing edge, prepares read-only, adds the move to the change. */
 bool coroutine_fn snapshot_link(Snapshot *s, Transaction *t, Error **errp);
 void coroutine_fn snapshot_unlink(Snapshot *s);

@@ -30,6 +30,7 @@ typedef struct SnapshotSyncAction {
     Snapshot s;
     /* prepare */
     SnapshotFile *created; /* NULL in mode existing */
+    NewImage image;        /* what is in it; until the overlay is open */
     Node *overlay;         /* reference */
 } SnapshotSyncAction;
 
@@ -245,19 +246,15 @@ static bool coroutine_fn open_overlay(SnapshotSyncAction *sa, Error **errp)
     if (!oo) {
         return false;
     }
-    sa->overlay = node_open(
-        oo, NODE_OPEN_HIDDEN | NODE_OPEN_NO_BACKING | (sa->created ? NODE_OPEN_NEW_IMAGE : 0),
-        sa->base.t, errp);
+    sa->overlay = node_open_new_image(oo, NODE_OPEN_HIDDEN | NODE_OPEN_NO_BACKING, sa->base.t,
+                                      sa->created ? &sa->image : NULL, errp);
+    new_image_clear(&sa->image);
     if (!sa->overlay) {
         return false;
     }
     sa->overlay->auto_name = !sa->snapshot_node_name;
     sa->s.overlay->made = sa->overlay;
-    if (!sa->created) {
-        return true;
-    }
-    snapshot_warm_up(sa->overlay);
-    return snapshot_file_step(snapshot_file_finish, sa->created, errp);
+    return !sa->created || snapshot_file_step(snapshot_file_finish, sa->created, errp);
 }
 
 /* On a worker. */
@@ -314,13 +311,12 @@ static bool coroutine_fn make_file(SnapshotSyncAction *sa, const BlockDriver *dr
 {
     g_autofree char *backing_file = NULL;
     CreateSpec spec = create_spec(sa, &backing_file);
-    g_auto(NewImage) image = {0};
 
-    if (!drv->lay_out(&spec, &image, errp)) {
+    if (!drv->lay_out(&spec, &sa->image, errp)) {
         return false;
     }
     sa->created = snapshot_file_new(sa->file);
-    snapshot_file_set_image(sa->created, &image);
+    snapshot_file_set_image(sa->created, &sa->image);
     if (spec.written_at_once) {
         snapshot_file_set_lend(sa->created);
     }
@@ -410,6 +406,7 @@ static void free_action(Action *a)
     snapshot_clear(&sa->s);
     node_unref(sa->overlay);
     snapshot_file_free(sa->created);
+    new_image_clear(&sa->image);
     g_free(sa->device);
     g_free(sa->node_name);
     g_free(sa->file);

@@ -216,9 +216,6 @@ struct BlockDriver {
     bool (*unsaved)(Node *n);
     /* Protocols: which file it is; false: none.  Any thread, does not suspend. */
     bool (*identity)(const Node *n, struct FileIdentity *ret);
-    /* Gets ready what the first writes would otherwise have to wait for, before anybody writes (an overlay before its cut).  What
-     * fails here fails again, and is told, when it is needed. */
-    void coroutine_fn (*warm_up)(Node *n, Request *r);
     int coroutine_fn (*truncate)(Node *n, Request *r, uint64_t size, bool exact);
     /* The size of the child n->file changed, behind n's back; n->size follows.  Control thread.  NULL: it does not matter. */
     void (*child_resized)(Node *n);

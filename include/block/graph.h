@@ -18,7 +18,6 @@ typedef enum NodeOpenFlags {
     NODE_OPEN_HIDDEN = 1 << 0,     /* N3; node_show() ends it */
     NODE_OPEN_NO_BACKING = 1 << 1, /* formats: open without the backing that the header names */
     NODE_OPEN_READ_ONLY = 1 << 2,  /* default for read-only when the options do not say */
-    NODE_OPEN_NEW_IMAGE = 1 << 3,  /* formats: Node.new_image */
 } NodeOpenFlags;
 
 /* Opens a node and what is below it.  Options are those of blockdev-add; missing node-names are generated ("#block…").
@@ -28,6 +27,11 @@ Node *coroutine_fn node_open(const struct BlockdevOptions *options, unsigned fla
 /* A protocol node `file` on a file that was just made, and is kept locked for it if it was lent (snapshot_file_set_lend()). */
 Node *coroutine_fn node_open_made(const struct BlockdevOptions *options, unsigned flags,
                                   struct SnapshotFile *made, Error **errp);
+/* A format node on such a file, in which `image` is.  If it can be
+ * written to, it has got ready what the first writes would otherwise wait for.  NULL: any image. */
+Node *coroutine_fn node_open_new_image(const struct BlockdevOptions *options, unsigned flags,
+                                       const void *reserver, const struct NewImage *image,
+                                       Error **errp);
 /* The format of what a protocol node with these options has; it is opened for that, for reading.  NULL: it cannot be
  * read, or the format is known and unsupported (driver_probe()). */
 const BlockDriver *coroutine_fn node_probe_format(const struct BlockdevOptions *file, Error **errp);

@@ -28,6 +28,9 @@ void new_image_init(NewImage *image);
 void new_image_clear(NewImage *image);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(NewImage, new_image_clear)
 
+/* What the file has there.  Beyond its end: zeroes. */
+void new_image_read(const NewImage *image, uint64_t offset, void *buf, size_t len);
+
 /* Takes over `data`. */
 void new_image_add(NewImage *image, uint64_t offset, void *data, size_t len);
 

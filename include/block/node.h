@@ -190,8 +190,8 @@ struct Node {
     Node *opening_for;             /* while it opens: the node whose backing it will be */
     struct SnapshotFile
         *made; /* while it opens: its file, which a snapshot has just made (file.h); NULL: any */
-    bool
-        new_image; /* formats: the file has what lay_out made, with room behind it, and nothing else */
+    const struct NewImage *
+        new_image; /* formats, while it opens: what lay_out made, which the file has, and nothing else behind it; NULL */
     char *filename; /* plain name, see filename.c; "json:{…}" where there is none */
     /* The header's name by which the backing was opened (NULL: it was not), and what the node was called. */
     char *header_backing, *header_backing_shown;

@@ -299,6 +299,7 @@ int coroutine_fn clusters_alloc(Qcow2 *q, Request *r, uint64_t want, ClusterInde
     return 0;
 }
 
+/* What fails here fails again, and is told, when it is needed. */
 void coroutine_fn qcow2_warm_up(Node *n, Request *r)
 {
     Qcow2 *q = qcow2_of(n);

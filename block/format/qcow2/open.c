@@ -92,6 +92,17 @@ void qcow2_state_free(Qcow2 *q)
     g_free(q);
 }
 
+int coroutine_fn qcow2_read_start(Qcow2 *q, Request *r, HostOffset at, void *buf, size_t len)
+{
+    const NewImage *image = q->node->new_image;
+
+    if (image) {
+        new_image_read(image, at.v, buf, len);
+        return 0;
+    }
+    return edge_pread(q->file, r, host_to_child(at), buf, len, 0);
+}
+
 /* The first cluster, or what the file has of it. */
 static bool coroutine_fn read_header(Qcow2 *q, Request *r, Error **errp)
 {
@@ -99,14 +110,14 @@ static bool coroutine_fn read_header(Qcow2 *q, Request *r, Error **errp)
     size_t len = MIN(size, FIRST_READ), cluster;
     uint8_t *buf = block_try_alloc(len);
     bool ok;
-    int ret = buf ? edge_pread(q->file, r, guest(0), buf, len, 0) : -ENOMEM;
+    int ret = buf ? qcow2_read_start(q, r, host(0), buf, len) : -ENOMEM;
 
     cluster = ret == 0 ? header_cluster_size(buf, len) : 0;
     if (cluster > len && size > len) {
         free(buf);
         len = MIN(size, cluster);
         buf = block_try_alloc(len);
-        ret = buf ? edge_pread(q->file, r, guest(0), buf, len, 0) : -ENOMEM;
+        ret = buf ? qcow2_read_start(q, r, host(0), buf, len) : -ENOMEM;
     } else if (cluster) {
         len = MIN(len, cluster);
     }
@@ -132,8 +143,7 @@ static bool coroutine_fn read_l1(Qcow2 *q, Request *r, Error **errp)
     }
     atomic_store(&q->l1, l1);
     if (l1->entries > 0) {
-        ret = edge_pread(q->file, r, host_to_child(l1->t.offset), l1->t.data,
-                         (size_t)l1->entries * 8, 0);
+        ret = qcow2_read_start(q, r, l1->t.offset, l1->t.data, (size_t)l1->entries * 8);
     }
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "open", "Could not read L1 table");
@@ -235,10 +245,11 @@ static bool coroutine_fn qcow2_open(Node *n, const BlockdevOptions *options, Err
     request_begin(&r, REQUEST_WRITE);
     ok = qcow2_load(q, &r, options, writable, errp) && data_file_open(q, options, errp) &&
          (!writable || qcow2_clear_autoclear(q, &r, errp));
-    request_end(&r);
     if (ok && writable && n->new_image) {
         qcow2_new_image_opened(q);
+        qcow2_warm_up(n, &r);
     }
+    request_end(&r);
     if (ok) {
         atomic_store(&n->size, q->header.size);
         qcow2_set_limits(n, q);
@@ -366,7 +377,6 @@ const BlockDriver driver_qcow2 = {
     .come_to_rest = qcow2_come_to_rest,
     .make_empty = qcow2_make_empty,
     .empty_max = qcow2_empty_max,
-    .warm_up = qcow2_warm_up,
     .truncate = qcow2_truncate,
     .block_status = qcow2_block_status,
 };

@@ -582,6 +582,9 @@ int coroutine_fn data_file_wipe(Qcow2 *q, Request *r, uint64_t start, uint64_t e
                                 bool unmap);
 
 bool coroutine_fn qcow2_create(Edge *file, const CreateSpec *spec, Error **errp);
+/* Reads metadata from the file; while a new image is opened, from what was laid out for it: reading holes of a new file would
+ * fill the page cache with them.  0 or a negative errno. */
+int coroutine_fn qcow2_read_start(Qcow2 *q, Request *r, HostOffset at, void *buf, size_t len);
 /* Of a node with new_image, when it has been loaded for writing: the room behind the image is free, and fresh. */
 void qcow2_new_image_opened(Qcow2 *q);
 bool qcow2_lay_out(const CreateSpec *spec, NewImage *ret, Error **errp);

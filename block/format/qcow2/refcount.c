@@ -93,7 +93,7 @@ bool coroutine_fn reft_open(Qcow2 *q, Request *r, Error **errp)
     q->reft_entries = bytes / 8;
     q->blocks = g_new0(RefBlock *, q->reft_entries);
     edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_REFTABLE_LOAD);
-    ret = edge_pread(q->file, r, host_to_child(q->reft.offset), q->reft.data, bytes, 0);
+    ret = qcow2_read_start(q, r, q->reft.offset, q->reft.data, bytes);
     if (ret < 0) {
         error_set_errno(errp, -ret, q->node->name, "open",
                         "Could not initialize refcount handling");
@@ -208,9 +208,13 @@ int coroutine_fn refblock_get(Qcow2 *q, Request *r, uint64_t index, RefBlock **r
     if (!b) {
         return -ENOMEM;
     }
-    iov_init_buf(&v, b->t.data, b->t.size);
     edge_debug_event(q->file, r, 0, BLKDEBUG_EVENT_REFBLOCK_LOAD);
-    err = host_preadv(q, r, b->t.offset, &v, 0);
+    if (q->node->new_image) {
+        err = qcow2_read_start(q, r, b->t.offset, b->t.data, b->t.size);
+    } else {
+        iov_init_buf(&v, b->t.data, b->t.size);
+        err = host_preadv(q, r, b->t.offset, &v, 0);
+    }
     if (err < 0) {
         block_free(b);
         return err;
