@@ -6,6 +6,9 @@
 #include "object-internal.h"
 #include "qapi-types.h"
 #include <string.h>
+#include <sys/resource.h>
+
+#define JOBS_NICE 10 /* setpriority(2) */
 
 typedef struct IOThreadObject {
     Object base;
@@ -132,6 +135,9 @@ IOThread *iothread_jobs(Error **errp)
         jobs_iothread = iothread_new("jobs", errp);
         if (jobs_iothread) {
             loop_set_background(iothread_loop(jobs_iothread));
+            /* Where processors are short guests come first; what the ring starts for us inherits it.  Copying loses nothing
+             * on a machine that has some to spare. */
+            (void)setpriority(PRIO_PROCESS, iothread_tid(jobs_iothread), JOBS_NICE);
         }
     }
     return jobs_iothread;
