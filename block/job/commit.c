@@ -262,7 +262,12 @@ static void coroutine_fn clean(Job *j)
     chain_remove_filter(c->filter);
     c->filter = NULL;
     for (Node *n = c->to; c->to_was_read_only && !c->pivoted && n != c->base; n = chain_below(n)) {
-        (void)node_set_read_only(n, NULL); /* nothing of their own to write */
+        g_autoptr(Error) filter_err = NULL;
+
+        /* Filters: nothing of their own to write, but flushing them flushes what is below. */
+        if (!node_set_read_only(n, &filter_err)) {
+            log_warn("%s: stays open for writing: %s", n->name, filter_err->message);
+        }
     }
     if (c->base_was_read_only && !c->pivoted && !node_set_read_only(c->base, &err)) {
         log_warn("%s: stays open for writing: %s", c->base->name, err->message);

@@ -23,19 +23,39 @@ typedef struct Wrapped {
     unsigned indent, column;
 } Wrapped;
 
+/* How much of a word that is too long for a line goes on one: up to a '|', since values are listed with that. */
+static size_t piece_of(const char *word, size_t room)
+{
+    size_t len = strlen(word), n;
+
+    if (len <= room) {
+        return len;
+    }
+    for (n = room; n > 0 && word[n - 1] != '|'; n--) {
+    }
+    return n > 0 ? n : len;
+}
+
 static void wrapped_add(Wrapped *w, const char *word)
 {
-    size_t len = strlen(word);
-
-    if (w->column + 1 + len > WIDTH && w->column > w->indent) {
+    if (w->column + 1 + strlen(word) > WIDTH && w->column > w->indent) {
         g_string_append_printf(w->text, "\n%*s", (int)w->indent, "");
         w->column = w->indent;
     } else if (w->column > w->indent) {
         g_string_append_c(w->text, ' ');
         w->column++;
     }
-    g_string_append(w->text, word);
-    w->column += len;
+    while (*word) {
+        size_t n = piece_of(word, WIDTH - w->indent);
+
+        g_string_append_len(w->text, word, (gssize)n);
+        w->column += n;
+        word += n;
+        if (*word) {
+            g_string_append_printf(w->text, "\n%*s", (int)w->indent, "");
+            w->column = w->indent;
+        }
+    }
 }
 
 static char *join_names(const QapiType *t)

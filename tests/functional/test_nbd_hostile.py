@@ -47,9 +47,11 @@ class Server:
         """The good client is served, hostile ones have left nothing, and the log has at most so many lines more."""
         assert self.good.pread(512, 8 * MIB) == b'good' * 128
         deadline = time.monotonic() + 20 * SLOW
-        while self.d.descriptors() != self.descriptors and time.monotonic() < deadline:
+        have = self.d.descriptors()
+        while have != self.descriptors and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert self.d.descriptors() == self.descriptors
+            have = self.d.descriptors()
+        assert have == self.descriptors
         log = [line for line in self.d.stderr().splitlines() if 'NBD' in line]
         assert len(log) <= lines, log
         return log
