@@ -11,6 +11,7 @@
 #include "block/graph.h"
 #include "block/put-away.h"
 #include "node-internal.h"
+#include "qapi-types.h"
 
 /* Is e an edge to what n stores all of its disk in?  A quorum has several. */
 static bool stores(const Node *n, const Edge *e)
@@ -94,9 +95,16 @@ void coroutine_fn node_ro_commit(Node *top)
 
 /* ---- the way back ---- */
 
+/* A child that the user defined himself, or said of that it be read-only, stays so. */
+static bool meant_read_only(const Node *n)
+{
+    return n->monitor_owned ||
+           (n->given && n->given->has_read_only && n->given->read_only && !n->auto_read_only);
+}
+
 static void add_read_only(GPtrArray *list, const Node *top, Node *n)
 {
-    if (atomic_load(&n->read_only) && (n == top || !n->monitor_owned)) {
+    if (atomic_load(&n->read_only) && (n == top || !meant_read_only(n))) {
         g_ptr_array_add(list, n);
     }
     for (guint i = 0; i < n->children->len; i++) {

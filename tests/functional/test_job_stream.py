@@ -73,6 +73,23 @@ def test_into_a_backing_node(daemon, images):
     assert [chain.contents(i) for i in (3, 4)] == want[3:]
 
 
+@pytest.mark.parametrize('said', [True, False])
+def test_into_a_read_only_disk(daemon, images, said):
+    """It becomes writable for the job, unless the user has said of its file that it be read-only."""
+    chain = Chain(images, 2)
+    want = chain.contents()
+    d = daemon(*chain.arguments(top=0, export=False))
+    d.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'ro', 'read-only': True, 'backing': 'n0',
+                           'file': {'driver': 'file', 'filename': str(chain.files[1]), **({'read-only': True} if said else {})}})
+    if said:
+        assert 'read-only' in d.qmp.error('block-stream', {'job-id': 'j', 'device': 'ro'})
+    else:
+        stream(d, device='ro')
+        finish(d)
+    d.stop()
+    assert ('backing-filename' in img.info(chain.files[1])) == said and chain.contents() == want
+
+
 def test_nothing_to_do(daemon, images):
     chain = Chain(images, 2)
     want = chain.contents()
