@@ -224,7 +224,7 @@ static void take_set(const char *arg)
         Option *o = &g_array_index(line.options, Option, i);
         g_autoptr(JsonObject) opts = NULL;
         g_autoptr(Error) ignored = NULL;
-        g_autofree char *own = NULL;
+        g_autofree char *own = NULL, *longer = NULL;
         g_auto(GStrv) parts = NULL;
 
         if (strcmp(o->name, group) != 0 || o->arg[0] == '{' ||
@@ -236,8 +236,8 @@ static void take_set(const char *arg)
             parts = g_strsplit(value, ",", -1);
             g_free(value);
             value = g_strjoinv(",,", parts);
-            o->arg = g_strdup_printf("%s,%s=%s", o->arg, name,
-                                     value); /* for as long as the program runs */
+            longer = g_strdup_printf("%s,%s=%s", o->arg, name, value);
+            o->arg = g_intern_string(longer); /* for as long as the program runs */
             return;
         }
     }

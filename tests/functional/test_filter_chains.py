@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Jobs and snapshots over chains that have filters between the images: data is that of the images, and which filters stay and which go is as with QEMU:
 whose users move is the node that was named, where they move to is the node that was named, what lies between goes."""
-import os
-import struct
 
 import nbd
 import pytest
 
 from lib import images as img
 from lib.chain import MIB, Chain, backing, nodes, path
-from lib.daemon import Daemon
 from lib.jobs import error_of, wait_status
-from lib.powerfail import SYNC, WRITE, CrashPoint
 
 FILTERS = {0: 'throttle', 1: 'copy-on-read', 2: 'throttle', 3: 'throttle'}
 ALL = ['f3', 'n3', 'f2', 'n2', 'f1', 'n1', 'f0', 'n0']
@@ -247,27 +243,3 @@ def test_console_commit(d, chain):
     assert path(d, 'f3') == ALL
     d.stop()
     assert chain.contents(2) == want and chain.contents() == want
-
-
-def test_flush_through_a_new_filter(images):
-    """What was written before a filter was put above the disk is durable after a flush that comes through the filter."""
-    disk, target = img.create(images / 'disk', '4M'), img.create(images / 'target', '4M')
-    crash = CrashPoint(images, os.environ['CRASHSHIM'])
-    d = Daemon(['--blockdev', f'driver=qcow2,node-name=disk,file.driver=file,file.filename={disk}', '--blockdev',
-                f'driver=qcow2,node-name=target,file.driver=file,file.filename={target}', '--nbd-server', f'addr.type=unix,addr.path={images}/nbd.sock',
-                '--export', 'type=nbd,id=disk,node-name=disk,writable=on'], env=crash.environment())
-    try:
-        h = nbd.NBD()
-        h.connect_uri(f'nbd+unix:///disk?socket={images}/nbd.sock')
-        h.pwrite(b'x' * MIB, 0)
-        h.flush()
-        crash.arm()
-        h.pwrite(b'y' * MIB, 0)
-        d.cmd('blockdev-backup', {'device': 'disk', 'target': 'target', 'sync': 'none', 'job-id': 'j'})
-        h.flush()
-        kinds = [kind for kind, data in crash.records() if disk.stat().st_ino in struct.unpack_from('<QQ', data)]
-        assert WRITE in kinds and kinds[-1] == SYNC, kinds
-        h.shutdown()
-    finally:
-        d.kill()
-        crash.close()
