@@ -84,12 +84,12 @@ struct Action {
 struct Transaction {
     char *id, *digest; /* as asked for; NULL: none */
     TransactionState state;
-    GPtrArray *actions;    /* Action * */
-    PlannedGraph *graph;   /* while planning and preparing */
-    GPtrArray *nodes;      /* reserved, references */
-    GPtrArray *names;      /* reserved node names */
-    GPtrArray *kept_files; /* SnapshotFile *, the actions': from settled on, to be committed */
-    Group *group;          /* from prepare on */
+    GPtrArray *actions;         /* Action * */
+    PlannedGraph *graph;        /* while planning and preparing */
+    GPtrArray *nodes;           /* reserved, references */
+    GPtrArray *names;           /* reserved node names */
+    GPtrArray *files_to_commit; /* SnapshotFile *, the actions': from settled on, to be committed */
+    Group *group;               /* from prepare on */
     Change *change;
     int64_t begun, prepared, settled; /* clock_ns() */
     int64_t

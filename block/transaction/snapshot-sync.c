@@ -103,26 +103,32 @@ static void add_cache(struct json_object *o, const Node *like)
     json_object_object_add(o, "cache", cache);
 }
 
+/* What the user chose for the file of a disk; NULL: it is in something else. */
+static const BlockdevOptionsFile *file_choices(const Node *like)
+{
+    while (like->file) {
+        like = like->file->target;
+    }
+    /* The branches of both are of one type. */
+    return like->options->driver == BLOCKDEV_DRIVER_FILE ||
+                   like->options->driver == BLOCKDEV_DRIVER_HOST_DEVICE
+               ? &like->options->u.file
+               : NULL;
+}
+
 /* Options of the protocol node: those of the old one's file where it is a file (aio, locking). */
 static BlockdevOptions *coroutine_fn file_options(const SnapshotSyncAction *sa, Error **errp)
 {
-    const Node *like = model_of(sa->s.old), *file = like;
+    const Node *like = model_of(sa->s.old);
+    const BlockdevOptionsFile *have = file_choices(like);
     struct json_object *o = json_object_new_object();
     BlockdevOptions *options = NULL;
 
-    while (file->file) {
-        file = file->file->target;
-    }
     json_object_object_add(o, "driver", json_object_new_string(filename_driver(sa->file)));
     json_object_object_add(o, "filename", json_object_new_string(sa->file));
     json_object_object_add(o, "discard", json_object_new_string("unmap"));
     add_cache(o, like);
-    if (qapi_parse_BlockdevOptions(o, &options, errp) &&
-        (file->options->driver == BLOCKDEV_DRIVER_FILE ||
-         file->options->driver == BLOCKDEV_DRIVER_HOST_DEVICE)) {
-        /* The branches of both are of one type. */
-        const BlockdevOptionsFile *have = &file->options->u.file;
-
+    if (qapi_parse_BlockdevOptions(o, &options, errp) && have) {
         options->u.file.has_aio = have->has_aio;
         options->u.file.aio = have->aio;
         options->u.file.has_locking = have->has_locking;
@@ -161,15 +167,10 @@ static BlockdevOptions *overlay_options(const SnapshotSyncAction *sa, const Node
 /* Can the file be lent to its node?  Its options are like's. */
 static bool will_lend(const Node *like)
 {
-    const Node *file = like;
+    const BlockdevOptionsFile *have = file_choices(like);
 
-    while (file->file) {
-        file = file->file->target;
-    }
     return !node_is_read_only(like) && !atomic_load(&((Node *)like)->inactive) &&
-           !like->cache_direct &&
-           !(file->options->driver == BLOCKDEV_DRIVER_FILE && file->options->u.file.has_locking &&
-             file->options->u.file.locking != ON_OFF_AUTO_AUTO);
+           !like->cache_direct && !(have && have->has_locking && have->locking != ON_OFF_AUTO_AUTO);
 }
 
 /* What the new image shall be.  *ret_backing is what spec refers to; freed by the caller. */
@@ -383,7 +384,7 @@ static void coroutine_fn settled(Action *a)
 
     snapshot_settled(&sa->s, a);
     if (sa->created) {
-        g_ptr_array_add(a->t->kept_files, sa->created);
+        g_ptr_array_add(a->t->files_to_commit, sa->created);
     }
 }
 

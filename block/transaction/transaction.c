@@ -39,7 +39,7 @@ Transaction *transaction_new(void)
     t->actions = g_ptr_array_new();
     t->nodes = g_ptr_array_new();
     t->names = g_ptr_array_new_with_free_func(g_free);
-    t->kept_files = g_ptr_array_new();
+    t->files_to_commit = g_ptr_array_new();
     t->settle_timeout_ns = TRANSACTION_SETTLE_TIMEOUT_NS;
     return t;
 }
@@ -58,7 +58,7 @@ static void transaction_destroy(Transaction *t)
     }
     g_ptr_array_free(t->nodes, true);
     g_ptr_array_free(t->names, true);
-    g_ptr_array_free(t->kept_files, true);
+    g_ptr_array_free(t->files_to_commit, true);
     change_free(t->change);
     if (!t->group_registered) {
         group_free(t->group);
@@ -422,8 +422,8 @@ static void coroutine_fn settle(void *opaque)
         }
     }
     for_all(t, steps, settled_one, G_STRUCT_OFFSET(ActionOps, settled));
-    if (t->kept_files->len > 0) {
-        worker_run(WORKERS_CONTROL, commit_files, t->kept_files);
+    if (t->files_to_commit->len > 0) {
+        worker_run(WORKERS_CONTROL, commit_files, t->files_to_commit);
     }
     change_fold(t->change);
     t->settled = clock_ns();
