@@ -209,6 +209,22 @@ bool coroutine_fn fuse_mount_session(FuseExport *e, int allow_other, Error **err
 
 /* ---- unmounting ---- */
 
+static int end_connection(const FuseExport *e)
+{
+    int ends[2], ret;
+
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        return -errno;
+    }
+    do {
+        ret = dup3(ends[1], fuse_session_fd(e->session), O_CLOEXEC);
+    } while (ret < 0 && (errno == EINTR || errno == EBUSY));
+    ret = ret < 0 ? -errno : 0;
+    close(ends[0]);
+    close(ends[1]);
+    return ret;
+}
+
 static int unmount_on_worker(void *opaque)
 {
     FuseExport *e = opaque;
@@ -216,15 +232,12 @@ static int unmount_on_worker(void *opaque)
     bool mounted = !atomic_load(&e->unmounted) &&
                    statx(AT_FDCWD, e->path, AT_STATX_DONT_SYNC, 0, &sx) == 0 &&
                    makedev(sx.stx_dev_major, sx.stx_dev_minor) == e->dev;
-    int ends[2], ret;
+    int ret;
 
-    if (pipe2(ends, O_CLOEXEC) < 0) {
+    ret = end_connection(e);
+    if (ret < 0) {
         log_warn("export '%s': its connection to the kernel stays: %s", e->base.id,
-                 g_strerror(errno));
-    } else {
-        dup3(ends[1], fuse_session_fd(e->session), O_CLOEXEC);
-        close(ends[0]);
-        close(ends[1]);
+                 g_strerror(-ret));
     }
     ret = mounted ? detach(e->path) : 0;
     if (ret < 0) {
